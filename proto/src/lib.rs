@@ -1,0 +1,9 @@
+//! The generated types of `keystead/v1/key_server.proto`.
+//!
+//! They go no further than the crate that receives them: each side turns them into its own domain types at the door.
+
+/// Version 1 of the protocol.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("keystead.v1");
+}
