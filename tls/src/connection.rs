@@ -89,6 +89,10 @@ impl Established {
     pub fn seal(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         unimplemented!()
     }
+    /// Gives up because of `cause`: appends its alert, if it has one. Nothing may be sealed after it.
+    pub fn abort(&mut self, cause: Error, out: &mut Vec<u8>) {
+        unimplemented!()
+    }
     /// Appends close_notify. Nothing may be sealed after it.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         unimplemented!()

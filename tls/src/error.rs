@@ -186,16 +186,28 @@ reasons! {
 
     /// What went wrong with the key server.
     KeyServerFailure {
+        /// No key server could be reached.
+        Unreachable => INTERNAL_ERROR,
+        /// No answer came in time.
+        NoAnswer => INTERNAL_ERROR,
+        /// It does not let this edge use this key.
+        NotAuthorised => INTERNAL_ERROR,
+        /// It refused the request for another cause.
+        Refused => INTERNAL_ERROR,
+        /// Its queue was full.
+        Overloaded => INTERNAL_ERROR,
         /// A signature that does not verify with the certificate's key.
         WrongSignature => INTERNAL_ERROR,
-        /// No answer could be had.
-        NoAnswer => INTERNAL_ERROR,
     }
 
     /// Why this side gave up.
     LocalFailure {
-        /// The caller gave up.
-        Aborted => INTERNAL_ERROR,
+        /// The virtual host has no certificate at this moment.
+        NoIdentity => INTERNAL_ERROR,
+        /// No backend could be reached.
+        BackendUnreachable => INTERNAL_ERROR,
+        /// This side is shutting down.
+        Draining => INTERNAL_ERROR,
         /// So many records under one key that its AEAD protects no more (RFC 8446 §5.5).
         KeyExhausted => INTERNAL_ERROR,
     }
