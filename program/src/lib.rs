@@ -1,1 +1,8 @@
-//! x
+//! What every Keystead program has around its core: configuration, logs, metrics, health, the channel between edge and
+//! key server, and the frame of `main`.
+
+pub mod channel;
+pub mod config;
+pub mod logging;
+pub mod observe;
+pub mod run;

@@ -1,0 +1,333 @@
+//! The accepting end: TCP connections in, connections of identified peers out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use rustls::{CertificateError, PeerIncompatible};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use super::{InvalidPeerIdentity, PeerIdentity, ServerChannel};
+
+/// Bounds on what peers that are not yet known, and those that are, may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptLimits {
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// Handshakes at one time; further connections wait in the kernel's queue.
+    pub handshakes: usize,
+    /// Connections at one time, handshakes not counted; further ones are refused.
+    pub connections: usize,
+}
+
+/// What an [`Acceptor`] counts. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelMetrics {
+    connected: Gauge,
+    refused: Family<Refusal, Counter>,
+}
+
+impl ChannelMetrics {
+    /// Adds these metrics to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("channel_connections", "Connections of identified peers", self.connected.clone());
+        registry.register("channel_refused", "Connections refused, by reason", self.refused.clone());
+    }
+
+    /// Connections that stand.
+    pub fn connected(&self) -> i64 {
+        self.connected.get()
+    }
+
+    /// Connections refused for `reason`.
+    pub fn refused(&self, reason: RefusedPeer) -> u64 {
+        self.refused.get_or_create(&Refusal { reason }).get()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    reason: RefusedPeer,
+}
+
+/// Why a connection was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum RefusedPeer {
+    /// The connection ended or broke in the handshake.
+    ConnectionLost,
+    /// The handshake took too long.
+    HandshakeTimeout,
+    /// The peer does not speak TLS 1.3, or not TLS at all.
+    NoCommonProtocol,
+    /// The peer speaks no HTTP/2.
+    NoCommonAlpn,
+    /// The peer showed no certificate.
+    NoCertificate,
+    /// The peer's certificate comes from no trusted authority.
+    UntrustedCertificate,
+    /// The peer's certificate is outside its time of validity.
+    ExpiredCertificate,
+    /// The peer's certificate cannot be used for another cause.
+    BadCertificate,
+    /// The peer's certificate does not have exactly one URI subject alternative name.
+    NoIdentity,
+    /// The handshake failed for another cause.
+    HandshakeFailed,
+    /// As many connections stand as are allowed.
+    TooManyConnections,
+}
+
+impl RefusedPeer {
+    /// The word by which log and metric name this cause.
+    pub fn reason(self) -> &'static str {
+        self.into()
+    }
+
+    fn of_handshake(error: &io::Error) -> Self {
+        let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+            return Self::ConnectionLost;
+        };
+        // rustls adds causes over time; those without a word of their own share one.
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enums of rustls are non-exhaustive")]
+        match error {
+            rustls::Error::NoCertificatesPresented => Self::NoCertificate,
+            rustls::Error::InvalidCertificate(cause) => match cause {
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UntrustedCertificate,
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => Self::ExpiredCertificate,
+                _ => Self::BadCertificate,
+            },
+            rustls::Error::PeerIncompatible(
+                PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::ServerDoesNotSupportTls12Or13,
+            )
+            | rustls::Error::InvalidMessage(_) => Self::NoCommonProtocol,
+            rustls::Error::NoApplicationProtocol => Self::NoCommonAlpn,
+            _ => Self::HandshakeFailed,
+        }
+    }
+}
+
+impl EncodeLabelValue for RefusedPeer {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.reason(), encoder)
+    }
+}
+
+/// Accepts connections and identifies their peers.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    /// What this end shows and trusts.
+    pub channel: ServerChannel,
+    /// Bounds.
+    pub limits: AcceptLimits,
+    /// Where connections are counted.
+    pub metrics: ChannelMetrics,
+}
+
+/// Time for a peer's kernel to find that the connection is dead.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Pause after an `accept` that failed for want of a resource, most likely file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Acceptor {
+    /// Accepts on `listener` until the stream is dropped. Each item is a connection whose peer is known; the stream
+    /// ends only by being dropped.
+    pub fn accept(self, listener: TcpListener) -> ReceiverStream<io::Result<PeerStream>> {
+        // Whoever reads the stream takes connections on at once; a few places absorb the change of threads.
+        let (accepted, connections) = mpsc::channel(16);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = accepted.closed() => {}
+                () = self.accept_all(&listener, &accepted) => {}
+            }
+        });
+        ReceiverStream::new(connections)
+    }
+
+    async fn accept_all(&self, listener: &TcpListener, accepted: &mpsc::Sender<io::Result<PeerStream>>) {
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        loop {
+            let Ok(handshake) = handshakes.clone().acquire_owned().await else {
+                return;
+            };
+            let (socket, address) = match listener.accept().await {
+                Ok(connection) => connection,
+                Err(cause) => {
+                    if !is_peers(&cause) {
+                        tracing::warn!(%cause, "accept failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    continue;
+                }
+            };
+            let Ok(connection) = connections.clone().try_acquire_owned() else {
+                self.refuse(address, RefusedPeer::TooManyConnections, "at the limit of connections");
+                continue;
+            };
+            let (acceptor, accepted) = (self.clone(), accepted.clone());
+            tokio::spawn(async move {
+                if let Some(stream) = acceptor.identify(socket, address, connection).await {
+                    // Fails when no more connections are wanted; the peer sees this one close.
+                    let _ = accepted.send(Ok(stream)).await;
+                }
+                drop(handshake);
+            });
+        }
+    }
+
+    async fn identify(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<PeerStream> {
+        if let Err(cause) = prepare(&socket) {
+            self.refuse(address, RefusedPeer::ConnectionLost, &cause);
+            return None;
+        }
+        let handshake = TlsAcceptor::from(self.channel.config()).accept(socket);
+        let stream = match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(cause)) => {
+                self.refuse(address, RefusedPeer::of_handshake(&cause), &cause);
+                return None;
+            }
+            Err(elapsed) => {
+                self.refuse(address, RefusedPeer::HandshakeTimeout, &elapsed);
+                return None;
+            }
+        };
+        match peer_identity(&stream) {
+            Ok(identity) => {
+                let guard = ConnectionGuard::new(self.metrics.connected.clone(), permit);
+                Some(PeerStream { stream, peer: PeerInfo { identity, address }, _guard: guard })
+            }
+            Err(cause) => {
+                self.refuse(address, RefusedPeer::NoIdentity, &cause);
+                None
+            }
+        }
+    }
+
+    fn refuse(&self, address: SocketAddr, reason: RefusedPeer, detail: &(impl std::fmt::Display + ?Sized)) {
+        self.metrics.refused.get_or_create(&Refusal { reason }).inc();
+        tracing::info!(reason = reason.reason(), %address, %detail, "connection refused");
+    }
+}
+
+fn peer_identity(stream: &TlsStream<TcpStream>) -> Result<PeerIdentity, InvalidPeerIdentity> {
+    let (_, connection) = stream.get_ref();
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first()).ok_or(InvalidPeerIdentity::Malformed)?;
+    PeerIdentity::of_certificate(leaf)
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6);
+    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Whether the connection failed before it was accepted, which says nothing about the next one.
+fn is_peers(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// Counts a connection for as long as it stands.
+#[derive(Debug)]
+struct ConnectionGuard {
+    connected: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ConnectionGuard {
+    fn new(connected: Gauge, permit: OwnedSemaphorePermit) -> Self {
+        connected.inc();
+        Self { connected, _permit: permit }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.connected.dec();
+    }
+}
+
+/// Who is at the other end of a connection; tonic puts it among the extensions of each request.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Who the peer's certificate says it is.
+    pub identity: PeerIdentity,
+    /// Where it connects from. It means nothing for what the peer may do.
+    pub address: SocketAddr,
+}
+
+/// A connection whose peer is known.
+#[derive(Debug)]
+pub struct PeerStream {
+    stream: TlsStream<TcpStream>,
+    peer: PeerInfo,
+    _guard: ConnectionGuard,
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
