@@ -144,6 +144,7 @@ fn nearest_expected(message: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use std::time::Duration;
 
@@ -173,7 +174,7 @@ mod tests {
     }
 
     fn error_of(text: &str) -> String {
-        let error = parse::<Sample>(text).expect_err("the sample is wrong");
+        let error = parse::<Sample>(text).unwrap_err();
         ConfigError::invalid(Path::new("sample.toml"), text, &error).to_string()
     }
 
@@ -214,14 +215,14 @@ mod tests {
 
     #[test]
     fn a_good_file_loads() {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sample.toml");
         std::fs::write(&file, "listen = \"127.0.0.1:1\"\n[limits]\ntimeout = \"1m 30s\"\ncrypto = \"portable\"\n")
-            .expect("a file");
-        let sample: Sample = load(&file).expect("the sample is right");
+            .unwrap();
+        let sample: Sample = load(&file).unwrap();
         assert_eq!(sample.limits.timeout, Duration::from_secs(90));
         assert!(matches!(sample.limits.crypto, Crypto::Portable));
-        let missing = load::<Sample>(&directory.path().join("none.toml")).expect_err("no file");
+        let missing = load::<Sample>(&directory.path().join("none.toml")).unwrap_err();
         assert!(matches!(missing, ConfigError::Unreadable { .. }));
     }
 
