@@ -1,6 +1,7 @@
 //! The alert protocol (RFC 5246 §7.2).
 
 use crate::code_point::code_points;
+use crate::error::{Error, InvalidMessage, PeerMisbehaved};
 
 code_points! {
     /// How grave an alert is.
@@ -65,5 +66,81 @@ impl Alert {
     /// The two bytes of the wire.
     pub const fn encode(self) -> [u8; 2] {
         [self.level.0, self.description.0]
+    }
+}
+
+/// Warnings in a row that are let pass.
+const WARNINGS: u8 = 4;
+
+/// Reads the client's alerts and bounds its warnings.
+#[derive(Debug, Default)]
+pub(crate) struct AlertReader {
+    warnings_in_a_row: u8,
+}
+
+/// What a record of alerts came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Nothing that ends the connection.
+    Warning,
+    /// The client sends nothing more.
+    CloseNotify,
+}
+
+impl AlertReader {
+    /// Another kind of record came.
+    pub(crate) fn reset(&mut self) {
+        self.warnings_in_a_row = 0;
+    }
+
+    /// Takes the alerts of one record.
+    pub(crate) fn read(&mut self, payload: &[u8]) -> Result<Heard, Error> {
+        let (alerts, rest) = payload.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(InvalidMessage::MalformedAlert.into());
+        }
+        for &[level, description] in alerts {
+            let (level, description) = (AlertLevel(level), AlertDescription(description));
+            match level {
+                AlertLevel::WARNING | AlertLevel::FATAL if description == AlertDescription::CLOSE_NOTIFY => {
+                    return Ok(Heard::CloseNotify);
+                }
+                AlertLevel::WARNING => self.warnings_in_a_row += 1,
+                AlertLevel::FATAL => return Err(Error::PeerAlert(description)),
+                _ => return Err(PeerMisbehaved::UnknownAlertLevel.into()),
+            }
+            if self.warnings_in_a_row > WARNINGS {
+                return Err(PeerMisbehaved::TooManyWarnings.into());
+            }
+        }
+        Ok(Heard::Warning)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_are_told_apart() {
+        let read = |payload: &[u8]| AlertReader::default().read(payload);
+        assert_eq!(read(&[1, 0]), Ok(Heard::CloseNotify));
+        assert_eq!(read(&[2, 0]), Ok(Heard::CloseNotify));
+        assert_eq!(read(&[1, 90]), Ok(Heard::Warning));
+        assert_eq!(read(&[1, 90, 1, 0]), Ok(Heard::CloseNotify));
+        assert_eq!(read(&[2, 48]), Err(Error::PeerAlert(AlertDescription::UNKNOWN_CA)));
+        assert_eq!(read(&[3, 0]), Err(PeerMisbehaved::UnknownAlertLevel.into()));
+        assert_eq!(read(&[1]), Err(InvalidMessage::MalformedAlert.into()));
+        assert_eq!(read(&[1, 90, 1]), Err(InvalidMessage::MalformedAlert.into()));
+    }
+
+    #[test]
+    fn warnings_in_a_row_are_bounded() {
+        let mut reader = AlertReader::default();
+        for _ in 0..2 {
+            assert_eq!(reader.read(&[1, 90].repeat(4)), Ok(Heard::Warning));
+            reader.reset();
+        }
+        assert_eq!(reader.read(&[1, 90].repeat(5)), Err(PeerMisbehaved::TooManyWarnings.into()));
     }
 }

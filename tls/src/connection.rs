@@ -1,15 +1,26 @@
-//! An established connection: application data, both ways.
-use crate::code_point::*;
-use crate::error::Error;
-use crate::identity::KeyId;
+//! An established connection: application data both ways, alerts, and the refusal to renegotiate.
+
 use std::ops::Range;
 
+use crate::alert::{AlertDescription, AlertReader, Heard};
+use crate::code_point::{CipherSuite, ContentType, HandshakeType, NamedGroup, ProtocolVersion, SignatureScheme};
+use crate::error::{Error, LocalFailure, PeerClosed, PeerMisbehaved};
+use crate::handshake::joiner::Joiner;
+use crate::handshake::tls12::finish::Complete;
+use crate::handshake::wire::Wire;
+use crate::identity::KeyId;
+use crate::message::client_hello;
+use crate::record::{Deframed, Opener, Sealer};
+
+/// Renegotiations that are refused with a warning; after them the connection ends.
+const RENEGOTIATIONS: u8 = 8;
+
 /// What was agreed on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// The name the client asked for.
     pub server_name: Option<String>,
-    /// Always TLS 1.2.
+    /// The version.
     pub version: ProtocolVersion,
     /// The suite.
     pub suite: CipherSuite,
@@ -19,82 +30,170 @@ pub struct Summary {
     pub scheme: SignatureScheme,
     /// The application protocol (RFC 7301).
     pub alpn: Option<Vec<u8>>,
-    /// Whether the extended master secret is used (RFC 7627).
+    /// Whether the master secret is bound to the handshake (RFC 7627).
     pub extended_master_secret: bool,
-    /// The key of the certificate shown.
+    /// The key of the certificate that was shown.
     pub key_id: KeyId,
 }
 
-/// A connection whose handshake is complete. No sockets: the caller moves the bytes.
+/// A connection whose handshake is complete. The caller moves the bytes.
 #[derive(Debug)]
-pub struct Established {}
+pub struct Established {
+    opener: Opener,
+    sealer: Sealer,
+    joiner: Joiner,
+    alerts: AlertReader,
+    renegotiations: u8,
+    closed_by_client: bool,
+    unread: Vec<u8>,
+    summary: Summary,
+}
 
-/// What `open` found at the front of the buffer.
+/// What stood at the front of the buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// No whole record there yet: read on until the buffer holds at least `wanted` bytes (at most MAX_RECORD).
+    /// No whole record: read on until the buffer holds at least `wanted` bytes, which are at most
+    /// [`MAX_RECORD`](crate::record::MAX_RECORD).
     Incomplete {
         /// Bytes that the buffer must hold.
         wanted: usize,
     },
-    /// One record is done with: `consumed` bytes of the buffer are to be dropped, of which `plaintext` (may be empty) are data.
+    /// One record, done with.
     Record {
-        /// Bytes the record took.
+        /// Bytes it took of the buffer.
         consumed: usize,
-        /// Where in the buffer its application data is.
+        /// Where in the buffer its application data is; empty when it had none.
         plaintext: Range<usize>,
     },
-    /// The client's close_notify: no data follows. Writing may go on (half-close).
+    /// The client's close_notify: it sends nothing more. This side may go on sending.
     Closed,
 }
 
-/// Most bytes of a record on the wire.
-pub const MAX_RECORD: usize = 5 + 16384 + 2048;
-
-#[allow(unused_variables)]
 impl Established {
+    pub(crate) fn new(mut wire: Wire, complete: Complete) -> Self {
+        Self {
+            unread: wire.take_unread(),
+            opener: wire.opener,
+            sealer: wire.sealer,
+            joiner: wire.joiner,
+            alerts: wire.alerts,
+            renegotiations: 0,
+            closed_by_client: false,
+            summary: complete.summary,
+        }
+    }
+
     /// What was agreed on.
     pub fn summary(&self) -> &Summary {
-        unimplemented!()
+        &self.summary
     }
-    /// Takes the bytes that came behind the client's Finished (False Start): they go to the front of the read buffer, still protected.
+
+    /// The bytes that came behind the client's Finished, as a False Start client sends them (RFC 7918). They are the
+    /// front of the connection's data, still protected; every later call gives none.
     pub fn take_unread(&mut self) -> Vec<u8> {
-        unimplemented!()
+        std::mem::take(&mut self.unread)
     }
-    /// Opens the record at the front of `buffer`, in place. An alert to be sent, if any, is appended to `out`, also on error. Call until Incomplete, Closed or Err.
+
+    /// Opens the record at the front of `buffer`, in place. Alerts to send, if any, are appended to `out`.
+    ///
+    /// # Errors
+    /// Whatever ends the connection. The alert that answers it is in `out`.
     pub fn open(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
-        unimplemented!()
+        self.open_record(buffer, out).inspect_err(|error| self.abort(*error, out))
     }
-    /// The client's stream ended: Ok after close_notify, else Truncated.
+
+    fn open_record(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
+        let (content_type, plaintext, consumed) = match self.opener.open(buffer)? {
+            Deframed::Incomplete { wanted } => return Ok(Opened::Incomplete { wanted }),
+            Deframed::Record { content_type, plaintext, consumed } => (content_type, plaintext, consumed),
+        };
+        let payload = buffer.get(plaintext.clone()).unwrap_or_default();
+        let nothing = Opened::Record { consumed, plaintext: 0..0 };
+        if content_type == ContentType::HANDSHAKE {
+            self.alerts.reset();
+            self.joiner.push(payload);
+            self.refuse_renegotiation(out)?;
+            return Ok(nothing);
+        }
+        self.joiner.boundary()?;
+        match content_type {
+            ContentType::APPLICATION_DATA => {
+                self.alerts.reset();
+                Ok(Opened::Record { consumed, plaintext })
+            }
+            ContentType::ALERT => match self.alerts.read(payload)? {
+                Heard::Warning => Ok(nothing),
+                Heard::CloseNotify => {
+                    self.closed_by_client = true;
+                    Ok(Opened::Closed)
+                }
+            },
+            ContentType::CHANGE_CIPHER_SPEC => Err(PeerMisbehaved::EarlyChangeCipherSpec.into()),
+            _ => Err(PeerMisbehaved::UnexpectedContentType.into()),
+        }
+    }
+
+    /// Answers each ClientHello with the warning no_renegotiation (RFC 5246 §7.2.2).
+    fn refuse_renegotiation(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let longest = |kind| (kind == HandshakeType::CLIENT_HELLO).then_some(client_hello::MAX_LENGTH);
+        while self.joiner.next(longest)?.is_some() {
+            self.renegotiations += 1;
+            if self.renegotiations > RENEGOTIATIONS {
+                return Err(PeerMisbehaved::TooManyRenegotiations.into());
+            }
+            self.sealer.alert(AlertDescription::NO_RENEGOTIATION, out);
+        }
+        Ok(())
+    }
+
+    /// The client's stream ended.
+    ///
+    /// # Errors
+    /// [`PeerClosed::Truncated`] when no close_notify came before: what was received may not be all.
     pub fn end_of_input(&self) -> Result<(), Error> {
-        unimplemented!()
+        if self.closed_by_client { Ok(()) } else { Err(PeerClosed::Truncated.into()) }
     }
-    /// Bytes in front of the payload of a record: header and explicit nonce.
+
+    /// Bytes in front of a record's payload: header and explicit nonce.
     pub fn headroom(&self) -> usize {
-        unimplemented!()
+        self.sealer.headroom()
     }
-    /// Bytes behind the payload: the tag.
+
+    /// Bytes behind a record's payload: the tag.
     pub fn tailroom(&self) -> usize {
-        16
+        self.sealer.tailroom()
     }
-    /// Most payload bytes of one record (2^14, or less by record_size_limit).
+
+    /// Most bytes of a record's payload: 2^14, or the client's record_size_limit.
     pub fn max_payload(&self) -> usize {
-        unimplemented!()
+        self.sealer.max_payload()
     }
-    /// Protects one record in place: `slot` = headroom ‖ payload ‖ tailroom, exactly. The whole slot is then the record.
-    pub fn seal_in_place(&mut self, slot: &mut [u8]) -> Result<(), Error> {
-        unimplemented!()
+
+    /// Makes `slot` = headroom ‖ payload ‖ tailroom one record of application data, in place.
+    ///
+    /// # Errors
+    /// [`LocalFailure::KeyExhausted`]: the connection must be ended with [`Self::abort`].
+    pub fn seal_in_place(&mut self, slot: &mut [u8]) -> Result<(), LocalFailure> {
+        self.sealer.seal_in_place(ContentType::APPLICATION_DATA, slot)
     }
-    /// Protects `data` as as many records as needed, appended to `out` (copies; for small things).
-    pub fn seal(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        unimplemented!()
+
+    /// Appends `data` as records of application data.
+    ///
+    /// # Errors
+    /// As [`Self::seal_in_place`].
+    pub fn seal(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), LocalFailure> {
+        self.sealer.seal(ContentType::APPLICATION_DATA, data, out)
     }
+
     /// Gives up because of `cause`: appends its alert, if it has one. Nothing may be sealed after it.
     pub fn abort(&mut self, cause: Error, out: &mut Vec<u8>) {
-        unimplemented!()
+        if let Some(alert) = cause.alert() {
+            self.sealer.alert(alert, out);
+        }
     }
+
     /// Appends close_notify. Nothing may be sealed after it.
     pub fn close(&mut self, out: &mut Vec<u8>) {
-        unimplemented!()
+        self.sealer.alert(AlertDescription::CLOSE_NOTIFY, out);
     }
 }

@@ -119,7 +119,7 @@ fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, IdentityError> {
         return Ok(KeyKind::Ed25519);
     }
     if *algorithm == oid::OID_PKCS1_RSAENCRYPTION {
-        let Ok(x509_parser::public_key::PublicKey::RSA(rsa)) = spki.parsed() else {
+        let Ok(public_key::PublicKey::RSA(rsa)) = spki.parsed() else {
             return Err(IdentityError::MalformedKey);
         };
         let bits = rsa.key_size();

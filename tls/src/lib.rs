@@ -1,4 +1,51 @@
 //! A TLS 1.2 server engine that pauses where the private key is needed.
+//!
+//! No sockets, no clock, no randomness of its own, no private key: bytes come in, bytes go out, and where the caller
+//! must fetch something the handshake stops at a named [`Step`]. The same bytes and the same randomness give the same
+//! bytes.
+//!
+//! ```
+//! use keystead_tls::crypto::FAST;
+//! use keystead_tls::{Error, Handshake, PeerIncompatible, Step};
+//!
+//! let mut out = Vec::new();
+//! let handshake = Handshake::new(FAST);
+//! // A handshake that wants more is fed what the socket gives; `out` goes to the socket.
+//! let Ok(Step::NeedsInput(handshake)) = handshake.feed(&[0x16, 0x03, 0x01], &mut out) else { panic!() };
+//! # drop(handshake);
+//! // On an error too: the alert is sent before the connection is closed.
+//! let error = Handshake::new(FAST).feed(b"GET / HTTP/1.1\r\n\r\n", &mut out).unwrap_err();
+//! assert_eq!(error, Error::PeerIncompatible(PeerIncompatible::PlainHttp));
+//! assert_eq!(out, [21, 3, 3, 0, 2, 2, 10]);
+//! ```
+//!
+//! The whole road, with the key server's part played by `sign`:
+//!
+//! ```
+//! # use keystead_tls::handshake::{SignatureRequest, SignedParams};
+//! # use keystead_tls::{Error, Established, Handshake, HostParameters, KeyServerFailure, Step};
+//! # fn drive(
+//! #     mut read: impl FnMut() -> Vec<u8>,
+//! #     host: &HostParameters,
+//! #     rng: &mut dyn rand_core::CryptoRng,
+//! #     sign: impl Fn(SignatureRequest<'_>) -> SignedParams,
+//! #     out: &mut Vec<u8>,
+//! # ) -> Result<Box<Established>, Error> {
+//! let mut step = Step::NeedsInput(Handshake::new(keystead_tls::crypto::FAST));
+//! loop {
+//!     step = match step {
+//!         Step::NeedsInput(handshake) => handshake.feed(&read(), out)?,
+//!         Step::ChooseIdentity(handshake) => handshake.choose(host, rng, out)?,
+//!         Step::NeedsSignature(handshake) => match handshake.verify(sign(handshake.request())) {
+//!             Ok(verified) => handshake.resume(verified, out)?,
+//!             Err(_) => return Err(handshake.abort(KeyServerFailure::WrongSignature.into(), out)),
+//!         },
+//!         Step::Established(connection) => return Ok(connection),
+//!     };
+//! }
+//! # }
+//! ```
+
 mod alert;
 mod code_point;
 mod codec;
@@ -8,7 +55,9 @@ mod error;
 pub mod handshake;
 pub mod identity;
 pub mod message;
+pub mod record;
 pub mod secret;
+mod suite;
 
 pub use alert::{Alert, AlertDescription, AlertLevel};
 pub use code_point::{

@@ -97,7 +97,7 @@ pub trait RecordCipher: Send + Sync {
 }
 
 /// An ephemeral key pair, used for one agreement.
-pub trait KeyPair: Send {
+pub trait KeyPair: Send + Sync {
     /// The public part as it stands in ServerKeyExchange (RFC 8422 §5.4).
     fn public(&self) -> &[u8];
 
