@@ -1,0 +1,194 @@
+//! The table of virtual hosts as it changes with what key servers tell.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use keystead_program::observe::Condition;
+use keystead_proto::v1;
+use tokio::sync::watch;
+
+use crate::identity::IdentitySet;
+use crate::telemetry::Telemetry;
+use crate::virtual_host::{HostTemplate, Table};
+
+/// The virtual hosts at this moment. Read on every handshake, replaced whole when identities change.
+#[derive(Debug)]
+pub struct Directory {
+    table: ArcSwap<Table>,
+    templates: Vec<HostTemplate>,
+    sources: Mutex<Sources>,
+    merged: watch::Sender<IdentitySet>,
+    ready: Condition,
+    telemetry: Arc<Telemetry>,
+}
+
+/// Which key server, by its place in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerIndex(pub usize);
+
+/// What is known, by who told it.
+#[derive(Debug)]
+struct Sources {
+    /// From before the last restart.
+    remembered: IdentitySet,
+    /// What each key server told last; it stays when the key server is gone, for others may serve the same keys.
+    servers: Vec<Option<IdentitySet>>,
+}
+
+impl Sources {
+    /// Where key servers differ about a key, the first in the configuration is believed.
+    fn merged(&self) -> IdentitySet {
+        let mut told = self.servers.iter().flatten();
+        let Some(first) = told.next() else {
+            return self.remembered.clone();
+        };
+        told.fold(first.clone(), IdentitySet::or)
+    }
+}
+
+impl Directory {
+    /// The hosts of a configuration, with the identities remembered from before. `ready` holds while every host has an
+    /// identity.
+    pub fn new(
+        templates: Vec<HostTemplate>,
+        servers: usize,
+        remembered: IdentitySet,
+        ready: Condition,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        let sources = Sources { remembered, servers: vec![None; servers] };
+        let directory = Self {
+            table: ArcSwap::default(),
+            templates,
+            sources: Mutex::new(sources),
+            merged: watch::Sender::new(IdentitySet::default()),
+            ready,
+            telemetry,
+        };
+        directory.rebuild(&directory.lock());
+        directory
+    }
+
+    /// The table at this moment. The guard is for the length of a lookup.
+    pub fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// A key server has told which identities there are.
+    pub fn tell(&self, server: ServerIndex, message: v1::Identities) {
+        let mut sources = self.lock();
+        let before = self.merged.borrow().clone();
+        let set = IdentitySet::read(message, &before);
+        let Some(slot) = sources.servers.get_mut(server.0) else {
+            return;
+        };
+        if slot.as_ref().is_some_and(|told| told.is_same(&set)) {
+            return;
+        }
+        *slot = Some(set);
+        self.rebuild(&sources);
+    }
+
+    /// The identities that count, and each change of them.
+    pub fn identities(&self) -> watch::Receiver<IdentitySet> {
+        self.merged.subscribe()
+    }
+
+    fn rebuild(&self, sources: &Sources) {
+        let identities = sources.merged();
+        let table = Table::build(&self.templates, &identities);
+        self.report(&table, &identities);
+        self.table.store(Arc::new(table));
+        self.merged.send_replace(identities);
+    }
+
+    fn report(&self, table: &Table, identities: &IdentitySet) {
+        let before = self.merged.borrow();
+        for template in &self.templates {
+            template.warn(identities, &before);
+        }
+        let bare: Vec<_> =
+            table.hosts().iter().filter(|host| !host.has_identity()).map(|host| host.name.as_str()).collect();
+        self.telemetry.identities.set(count(identities.len()));
+        self.telemetry.hosts_without_identity.set(count(bare.len()));
+        tracing::info!(identities = identities.len(), hosts = table.hosts().len(), bare = bare.len(), "virtual hosts");
+        if bare.is_empty() {
+            self.ready.met();
+        } else {
+            self.ready.unmet(format!("no certificate for {}", bare.join(", ")));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sources> {
+        // The one change under the lock is the assignment of a whole set.
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::identity::tests::entry;
+    use crate::virtual_host::tests::template;
+    use keystead_program::observe::Readiness;
+    use prometheus_client::registry::Registry;
+
+    fn message(identities: &[&v1::Identity]) -> v1::Identities {
+        v1::Identities { identities: identities.iter().map(|entry| (*entry).clone()).collect() }
+    }
+
+    fn directory(remembered: IdentitySet) -> (Directory, Readiness) {
+        let readiness = Readiness::new();
+        let templates = vec![template(&["a.example"], false, &["a"]), template(&["b.example"], false, &["b"])];
+        let telemetry = Arc::new(Telemetry::register(&mut Registry::default()));
+        (Directory::new(templates, 2, remembered, readiness.condition("identities"), telemetry), readiness)
+    }
+
+    fn shown(directory: &Directory, name: &str) -> Option<Vec<u8>> {
+        let table = directory.table();
+        let host = table.find(Some(name)).unwrap();
+        host.parameters.identities.first().map(|identity| identity.chain()[0].clone())
+    }
+
+    #[test]
+    fn hosts_get_their_identities_as_key_servers_tell_them() {
+        let (directory, readiness) = directory(IdentitySet::default());
+        assert_eq!(readiness.reasons(), ["identities: no certificate for a.example, b.example"]);
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        directory.tell(ServerIndex(0), message(&[&a]));
+        assert_eq!(shown(&directory, "a.example").unwrap(), a.certificate_chain[0]);
+        assert_eq!(readiness.reasons(), ["identities: no certificate for b.example"]);
+        directory.tell(ServerIndex(1), message(&[&b]));
+        assert!(readiness.is_ready());
+        directory.tell(ServerIndex(0), message(&[]));
+        assert_eq!(shown(&directory, "a.example"), None);
+        assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
+    }
+
+    #[test]
+    fn the_first_key_server_is_believed_and_nothing_changes_when_the_same_is_told_again() {
+        let (directory, _) = directory(IdentitySet::default());
+        let (one, two) = (entry("a", "a.example"), entry("a", "a.example"));
+        directory.tell(ServerIndex(1), message(&[&two]));
+        directory.tell(ServerIndex(0), message(&[&one]));
+        assert_eq!(shown(&directory, "a.example").unwrap(), one.certificate_chain[0]);
+        let table = directory.table.load_full();
+        directory.tell(ServerIndex(0), message(&[&one]));
+        assert!(Arc::ptr_eq(&table, &directory.table.load_full()));
+    }
+
+    #[test]
+    fn what_is_remembered_serves_until_a_key_server_tells() {
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        let (directory, readiness) = directory(IdentitySet::read(message(&[&a, &b]), &IdentitySet::default()));
+        assert!(readiness.is_ready());
+        directory.tell(ServerIndex(1), message(&[&b]));
+        assert_eq!(shown(&directory, "a.example"), None);
+        assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
+    }
+}

@@ -1,0 +1,194 @@
+//! The identities that key servers let this edge use.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keystead_proto::v1;
+use keystead_tls::{Identity, IdentityError, KeyId, SignatureScheme};
+
+use crate::certificate;
+use crate::proxy_protocol::CertificateWords;
+
+/// An identity with what a backend may be told about it.
+#[derive(Debug)]
+pub struct KnownIdentity {
+    /// For the handshake.
+    pub identity: Arc<Identity>,
+    /// For the PROXY protocol.
+    pub words: CertificateWords,
+}
+
+impl KnownIdentity {
+    /// Reads from the certificate what the handshake does not need.
+    pub fn new(identity: Arc<Identity>) -> Self {
+        let words = certificate::words(&identity);
+        Self { identity, words }
+    }
+
+    /// The key's name between edge and key server.
+    pub fn key_id(&self) -> KeyId {
+        self.identity.public_key().key_id()
+    }
+}
+
+/// Identities by the key server's name for their key.
+#[derive(Clone, Debug, Default)]
+pub struct IdentitySet(BTreeMap<String, Arc<KnownIdentity>>);
+
+impl IdentitySet {
+    /// Reads what a key server sent. An identity that cannot be used is logged and left out; one that `before` holds
+    /// unchanged is shared with it.
+    pub fn read(message: v1::Identities, before: &Self) -> Self {
+        let mut set = Self::default();
+        for entry in message.identities {
+            if let Some(known) = before.get(&entry.name).filter(|known| is_same(&known.identity, &entry)) {
+                set.0.insert(entry.name, known.clone());
+                continue;
+            }
+            let name = entry.name.clone();
+            match read_identity(entry) {
+                Ok(identity) => {
+                    set.0.insert(name, Arc::new(KnownIdentity::new(Arc::new(identity))));
+                }
+                Err(cause) => tracing::warn!(key = name, %cause, "unusable identity from the key server"),
+            }
+        }
+        set
+    }
+
+    /// The identity of the key that the key server calls `name`.
+    pub fn get(&self, name: &str) -> Option<&Arc<KnownIdentity>> {
+        self.0.get(name)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those of `self`, and those of `other` whose names `self` does not have.
+    pub fn or(mut self, other: &Self) -> Self {
+        for (name, identity) in &other.0 {
+            self.0.entry(name.clone()).or_insert_with(|| identity.clone());
+        }
+        self
+    }
+
+    /// Whether both hold the same identities, as [`IdentitySet::read`] shares them.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((name, one), (other_name, other))| {
+                name == other_name && Arc::ptr_eq(one, other)
+            })
+    }
+
+    /// What a key server would send to make this set known.
+    pub fn to_message(&self) -> v1::Identities {
+        let entry = |(name, known): (&String, &Arc<KnownIdentity>)| v1::Identity {
+            name: name.clone(),
+            key_id: known.key_id().0.to_vec(),
+            certificate_chain: known.identity.chain().to_vec(),
+            signature_schemes: known.identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
+            ocsp_response: known.identity.ocsp_response().unwrap_or_default().to_vec(),
+        };
+        v1::Identities { identities: self.0.iter().map(entry).collect() }
+    }
+}
+
+fn read_identity(entry: v1::Identity) -> Result<Identity, UnusableIdentity> {
+    let schemes: Vec<_> = schemes(&entry).collect();
+    let ocsp_response = (!entry.ocsp_response.is_empty()).then_some(entry.ocsp_response);
+    let identity = Identity::new(entry.certificate_chain, &schemes, ocsp_response)?;
+    if identity.public_key().key_id().0 != entry.key_id.as_slice() {
+        return Err(UnusableIdentity::OtherKey);
+    }
+    Ok(identity)
+}
+
+/// The schemes that fit in a code point.
+fn schemes(entry: &v1::Identity) -> impl Iterator<Item = SignatureScheme> {
+    entry.signature_schemes.iter().filter_map(|scheme| u16::try_from(*scheme).ok()).map(SignatureScheme)
+}
+
+fn is_same(identity: &Identity, entry: &v1::Identity) -> bool {
+    let fitting = identity.public_key().kind().schemes();
+    identity.chain() == entry.certificate_chain
+        && identity.ocsp_response().unwrap_or_default() == entry.ocsp_response
+        && schemes(entry).filter(|scheme| fitting.contains(scheme)).eq(identity.schemes().iter().copied())
+        && identity.public_key().key_id().0 == entry.key_id.as_slice()
+}
+
+/// Why an identity from a key server cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum UnusableIdentity {
+    /// The chain, its key or its schemes.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The key id belongs to another key.
+    #[error("the certificate is for another key than the key id says")]
+    OtherKey,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    /// An identity as a key server would send it, with a fresh P-256 key.
+    pub(crate) fn entry(name: &str, server_name: &str) -> v1::Identity {
+        let certified = rcgen::generate_simple_self_signed([server_name.to_owned()]).unwrap();
+        let chain = vec![certified.cert.der().to_vec()];
+        let identity = Identity::new(chain.clone(), SignatureScheme::KNOWN, None).unwrap();
+        v1::Identity {
+            name: name.to_owned(),
+            key_id: identity.public_key().key_id().0.to_vec(),
+            certificate_chain: chain,
+            signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
+            ocsp_response: Vec::new(),
+        }
+    }
+
+    fn read(entries: &[&v1::Identity], before: &IdentitySet) -> IdentitySet {
+        let identities = entries.iter().map(|entry| (*entry).clone()).collect();
+        IdentitySet::read(v1::Identities { identities }, before)
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_left_out_and_the_rest_kept() {
+        let good = entry("good", "a.example");
+        let other_key = v1::Identity { key_id: vec![0; 32], ..entry("other", "a.example") };
+        let no_chain = v1::Identity { certificate_chain: Vec::new(), ..entry("empty", "a.example") };
+        let no_scheme = v1::Identity { signature_schemes: vec![0x0401, 0xf_ffff], ..entry("rsa", "a.example") };
+        let set = read(&[&other_key, &good, &no_chain, &no_scheme], &IdentitySet::default());
+        assert_eq!(set.len(), 1);
+        assert_eq!(set.get("good").unwrap().key_id().0, good.key_id.as_slice());
+    }
+
+    #[test]
+    fn what_did_not_change_is_shared() {
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        let before = read(&[&a, &b], &IdentitySet::default());
+        assert!(read(&[&b, &a], &before).is_same(&before));
+        assert!(read(&[&before.to_message().identities[0], &b], &before).is_same(&before));
+
+        let renewed = v1::Identity { ocsp_response: vec![1], ..a.clone() };
+        let after = read(&[&renewed, &b], &before);
+        assert!(!after.is_same(&before));
+        assert!(Arc::ptr_eq(after.get("b").unwrap(), before.get("b").unwrap()));
+        assert!(!read(&[&a], &before).is_same(&before));
+    }
+
+    #[test]
+    fn the_first_of_two_sets_prevails() {
+        let (one, other) = (entry("a", "a.example"), entry("a", "a.example"));
+        let one = read(&[&one], &IdentitySet::default());
+        let both = one.clone().or(&read(&[&other, &entry("b", "b.example")], &IdentitySet::default()));
+        assert_eq!(both.len(), 2);
+        assert!(Arc::ptr_eq(both.get("a").unwrap(), one.get("a").unwrap()));
+    }
+}

@@ -1,0 +1,265 @@
+//! What the edge counts and measures. Every label has a closed set of values.
+
+use std::time::Duration;
+
+use keystead_tls::{Error, KeyServerFailure, Summary};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use strum::IntoStaticStr;
+
+/// All metrics of the edge.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// Connections of clients that stand.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// `accept` calls that failed.
+    pub accept_errors: Counter,
+    /// Clients that connected and left without sending a byte.
+    pub probes: Counter,
+    handshakes: Family<HandshakeLabels, Counter>,
+    handshake_failures: Family<FailureLabels, Counter>,
+    handshake_seconds: Histogram,
+    ended: Family<FailureLabels, Counter>,
+    /// Plain bytes from clients to backends.
+    pub bytes_to_backend: Counter,
+    /// Plain bytes from backends to clients.
+    pub bytes_to_client: Counter,
+    /// Connections to a backend's address that failed; the next address may have been reached.
+    pub backend_connect_failures: Counter,
+    key_server_seconds: Histogram,
+    key_server_failures: Family<ReasonLabels, Counter>,
+    /// Requests that were asked again of another connection.
+    pub key_server_retries: Counter,
+    /// Connections to key servers that stand.
+    pub key_server_connections: Gauge,
+    /// Keys and certificates that key servers let this edge use.
+    pub identities: Gauge,
+    /// Virtual hosts that have no certificate to show.
+    pub hosts_without_identity: Gauge,
+    /// Times the state on disk did not open and was set aside.
+    pub state_rebuilt: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    version: &'static str,
+    suite: &'static str,
+    group: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    fault: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+/// How a connection ended whose handshake was complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Both directions came to their end, the client's with close_notify.
+    Orderly,
+    /// The engine's cause: of the client's doing, or the backend could not be reached.
+    Error(Error),
+    /// A cause that lies in the connections below TLS.
+    Lost(Lost),
+}
+
+/// Why a connection was given up, other than by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Lost {
+    /// The client's TCP connection broke.
+    ClientReset,
+    /// The backend's TCP connection broke.
+    BackendReset,
+    /// No byte moved for as long as is allowed.
+    IdleTimeout,
+    /// This side was shutting down and its time was over.
+    DrainTimeout,
+}
+
+impl Ended {
+    /// Who ended it.
+    pub fn fault(self) -> &'static str {
+        match self {
+            Self::Orderly => "none",
+            Self::Error(error) => error.fault().into(),
+            Self::Lost(Lost::ClientReset | Lost::IdleTimeout) => "client",
+            Self::Lost(Lost::BackendReset) => "backend",
+            Self::Lost(Lost::DrainTimeout) => "own",
+        }
+    }
+
+    /// The word by which log and metric name this cause.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Orderly => "orderly",
+            Self::Error(error) => error.reason(),
+            Self::Lost(lost) => lost.into(),
+        }
+    }
+}
+
+impl Telemetry {
+    /// Metrics at nothing, registered under `keystead_edge_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("keystead_edge");
+        let telemetry = Self::new();
+        let Self {
+            connections,
+            accepted,
+            accept_errors,
+            probes,
+            handshakes,
+            handshake_failures,
+            handshake_seconds,
+            ended,
+            bytes_to_backend,
+            bytes_to_client,
+            backend_connect_failures,
+            key_server_seconds,
+            key_server_failures,
+            key_server_retries,
+            key_server_connections,
+            identities,
+            hosts_without_identity,
+            state_rebuilt,
+        } = &telemetry;
+        registry.register("connections", "Connections of clients that stand", connections.clone());
+        registry.register("accepted", "Connections accepted", accepted.clone());
+        registry.register("accept_errors", "Calls of accept that failed", accept_errors.clone());
+        registry.register("probes", "Clients that left without sending a byte", probes.clone());
+        registry.register("handshakes", "Handshakes completed", handshakes.clone());
+        registry.register("handshake_failures", "Handshakes failed, by who is to blame", handshake_failures.clone());
+        registry.register("handshake_seconds", "From accept to a complete handshake", handshake_seconds.clone());
+        registry.register("connections_ended", "Connections ended after their handshake", ended.clone());
+        registry.register("bytes_to_backend", "Plain bytes from clients to backends", bytes_to_backend.clone());
+        registry.register("bytes_to_client", "Plain bytes from backends to clients", bytes_to_client.clone());
+        registry.register(
+            "backend_connect_failures",
+            "Connections to a backend's address that failed",
+            backend_connect_failures.clone(),
+        );
+        registry.register("key_server_seconds", "From request to signature, with retry", key_server_seconds.clone());
+        registry.register("key_server_failures", "Requests failed, each try counted", key_server_failures.clone());
+        registry.register("key_server_retries", "Requests asked again elsewhere", key_server_retries.clone());
+        registry.register(
+            "key_server_connections",
+            "Connections to key servers that stand",
+            key_server_connections.clone(),
+        );
+        registry.register("identities", "Keys that key servers let this edge use", identities.clone());
+        registry.register(
+            "hosts_without_identity",
+            "Virtual hosts without a certificate to show",
+            hosts_without_identity.clone(),
+        );
+        registry.register("state_rebuilt", "Times the state on disk did not open", state_rebuilt.clone());
+        telemetry
+    }
+
+    fn new() -> Self {
+        Self {
+            connections: Gauge::default(),
+            accepted: Counter::default(),
+            accept_errors: Counter::default(),
+            probes: Counter::default(),
+            handshakes: Family::default(),
+            handshake_failures: Family::default(),
+            handshake_seconds: seconds(),
+            ended: Family::default(),
+            bytes_to_backend: Counter::default(),
+            bytes_to_client: Counter::default(),
+            backend_connect_failures: Counter::default(),
+            key_server_seconds: seconds(),
+            key_server_failures: Family::default(),
+            key_server_retries: Counter::default(),
+            key_server_connections: Gauge::default(),
+            identities: Gauge::default(),
+            hosts_without_identity: Gauge::default(),
+            state_rebuilt: Counter::default(),
+        }
+    }
+
+    /// A handshake is complete, `elapsed` after its connection was accepted.
+    pub fn handshake_done(&self, summary: &Summary, elapsed: Duration) {
+        let labels = HandshakeLabels {
+            version: summary.version.name().unwrap_or(UNKNOWN),
+            suite: summary.suite.name().unwrap_or(UNKNOWN),
+            group: summary.group.name().unwrap_or(UNKNOWN),
+        };
+        self.handshakes.get_or_create(&labels).inc();
+        self.handshake_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A handshake failed.
+    pub fn handshake_failed(&self, error: Error) {
+        let labels = FailureLabels { fault: error.fault().into(), reason: error.reason() };
+        self.handshake_failures.get_or_create(&labels).inc();
+    }
+
+    /// A connection ended after its handshake.
+    pub fn connection_ended(&self, ended: Ended) {
+        self.ended.get_or_create(&FailureLabels { fault: ended.fault(), reason: ended.reason() }).inc();
+    }
+
+    /// A key server has signed, `elapsed` after it was first asked.
+    pub fn key_server_answered(&self, elapsed: Duration) {
+        self.key_server_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// One try at a key server failed.
+    pub fn key_server_failed(&self, failure: KeyServerFailure) {
+        self.key_server_failures.get_or_create(&ReasonLabels { reason: failure.reason() }).inc();
+    }
+}
+
+/// For a suite or group without a name. There is none: only named ones are configured.
+const UNKNOWN: &str = "unknown";
+
+/// From a quarter of a millisecond to half a minute.
+fn seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 18))
+}
+
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use keystead_tls::{LocalFailure, PeerClosed};
+
+    #[test]
+    fn each_failure_is_counted_under_its_words() {
+        let mut registry = Registry::default();
+        let telemetry = Telemetry::register(&mut registry);
+        telemetry.handshake_failed(KeyServerFailure::WrongSignature.into());
+        telemetry.handshake_failed(KeyServerFailure::WrongSignature.into());
+        telemetry.connection_ended(Ended::Orderly);
+        telemetry.connection_ended(Ended::Error(PeerClosed::Truncated.into()));
+        telemetry.connection_ended(Ended::Error(LocalFailure::BackendUnreachable.into()));
+        telemetry.connection_ended(Ended::Lost(Lost::BackendReset));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "keystead_edge_handshake_failures_total{fault=\"key_server\",reason=\"wrong_signature\"} 2\n",
+            "keystead_edge_connections_ended_total{fault=\"none\",reason=\"orderly\"} 1\n",
+            "keystead_edge_connections_ended_total{fault=\"client\",reason=\"truncated\"} 1\n",
+            "keystead_edge_connections_ended_total{fault=\"own\",reason=\"backend_unreachable\"} 1\n",
+            "keystead_edge_connections_ended_total{fault=\"backend\",reason=\"backend_reset\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+}
