@@ -7,7 +7,9 @@ pub mod hash;
 pub mod prf;
 
 mod fast;
+mod form;
 mod portable;
+mod scalar;
 
 use std::fmt::Debug;
 
@@ -32,7 +34,8 @@ pub trait Provider: Debug + Send + Sync {
     fn record_cipher(&self, aead: Aead, key: &[u8]) -> Box<dyn RecordCipher>;
 
     /// A fresh ephemeral key pair whose private part is drawn from `rng` alone, so that the same generator state gives
-    /// the same pair. `None` for a group this engine does not have.
+    /// the same pair, in every provider. `None` for a group this engine does not have, and for a generator that gives
+    /// no scalar of the group in a hundred draws, as one that is broken does.
     fn key_pair(&self, group: NamedGroup, rng: &mut dyn CryptoRng) -> Option<Box<dyn KeyPair>>;
 
     /// Whether `public` is a point a key exchange in `group` may use: right length, uncompressed form, on the curve

@@ -1,0 +1,30 @@
+//! The forms of keys and points that this engine takes: fewer than the libraries do, and the same in both providers.
+
+use super::{BadSignature, InvalidPoint};
+use crate::code_point::{NamedGroup, SignatureScheme};
+use crate::identity::{KeyKind, PublicKey};
+
+/// The first byte of an uncompressed point (SEC 1 §2.3.3).
+const UNCOMPRESSED: u8 = 4;
+
+/// Whether `public` looks like a point of `group`: its length, and the uncompressed form, which is the one that
+/// RFC 8422 §5.1.2 leaves. Whether it is on the curve remains to be seen.
+pub(super) fn check_point(group: NamedGroup, public: &[u8]) -> Result<(), InvalidPoint> {
+    let well_formed = match group {
+        NamedGroup::X25519 => public.len() == 32,
+        NamedGroup::SECP256R1 => public.len() == 65 && public.first() == Some(&UNCOMPRESSED),
+        NamedGroup::SECP384R1 => public.len() == 97 && public.first() == Some(&UNCOMPRESSED),
+        _ => false,
+    };
+    if well_formed { Ok(()) } else { Err(InvalidPoint) }
+}
+
+/// Whether `scheme` is one for such a key, and the key has the form that its kind asks for.
+pub(super) fn check_key(scheme: SignatureScheme, key: &PublicKey) -> Result<(), BadSignature> {
+    let well_formed = match (key.kind(), key.kind().curve()) {
+        (KeyKind::Ed25519, _) => key.subject_public_key().len() == 32,
+        (_, Some(curve)) => check_point(curve, key.subject_public_key()).is_ok(),
+        (_, None) => true,
+    };
+    if well_formed && key.kind().schemes().contains(&scheme) { Ok(()) } else { Err(BadSignature) }
+}
