@@ -2,8 +2,17 @@
 //!
 //! They go no further than the crate that receives them: each side turns them into its own domain types at the door.
 
+pub mod pad;
+
 /// Version 1 of the protocol.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("keystead.v1");
 }
