@@ -57,7 +57,7 @@ pub mod identity;
 pub mod message;
 pub mod record;
 pub mod secret;
-mod suite;
+pub mod suite;
 
 pub use alert::{Alert, AlertDescription, AlertLevel};
 pub use code_point::{

@@ -7,23 +7,29 @@ use crate::identity::KeyKind;
 
 /// The parts of an ECDHE suite.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Suite {
-    pub(crate) code_point: CipherSuite,
-    pub(crate) authentication: Authentication,
-    pub(crate) aead: Aead,
-    pub(crate) hash: Hash,
+pub struct Suite {
+    /// Its number.
+    pub code_point: CipherSuite,
+    /// What signs its ServerKeyExchange.
+    pub authentication: Authentication,
+    /// What protects its records.
+    pub aead: Aead,
+    /// The hash of its PRF and transcript.
+    pub hash: Hash,
 }
 
 /// The kind of certificate that a suite's ServerKeyExchange is signed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Authentication {
+pub enum Authentication {
     /// ECDSA or EdDSA: the registry's "ECDHE_ECDSA" stands for both (RFC 8422 §2.2).
     Ecdsa,
+    /// RSA, by PKCS #1 v1.5 or PSS.
     Rsa,
 }
 
 impl Authentication {
-    pub(crate) fn fits(self, key: KeyKind) -> bool {
+    /// Whether a key of this kind can sign for the suite.
+    pub fn fits(self, key: KeyKind) -> bool {
         match key {
             KeyKind::Rsa { .. } => self == Self::Rsa,
             KeyKind::EcdsaP256 | KeyKind::EcdsaP384 | KeyKind::Ed25519 => self == Self::Ecdsa,
@@ -52,7 +58,7 @@ static SUITES: [Suite; 6] = {
 
 impl Suite {
     /// The suite of that number; `None` for one this engine does not have, and for signalling values.
-    pub(crate) fn find(code_point: CipherSuite) -> Option<&'static Self> {
+    pub fn find(code_point: CipherSuite) -> Option<&'static Self> {
         SUITES.iter().find(|suite| suite.code_point == code_point)
     }
 }

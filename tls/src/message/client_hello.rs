@@ -115,7 +115,7 @@ impl ClientExtensions {
             extensions.read_one(kind, data)?;
         }
         seen.sort_unstable();
-        if seen.array_windows().any(|[a, b]| a == b) {
+        if seen.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
             return Err(InvalidMessage::DuplicateExtension.into());
         }
         Ok(extensions)

@@ -38,7 +38,7 @@ pub struct ProtectionPair {
 impl ProtectionPair {
     /// Expands the master secret and cuts the key block up: client key, server key, client IV, server IV
     /// (RFC 5246 §6.3).
-    pub(crate) fn derive(
+    pub fn derive(
         provider: &dyn Provider,
         suite: &Suite,
         master_secret: &MasterSecret,
@@ -84,7 +84,10 @@ impl Protection {
     }
 
     /// Protects `fragment` = explicit nonce ‖ plaintext ‖ room for the tag, in place.
-    pub(super) fn seal(
+    ///
+    /// # Errors
+    /// [`LocalFailure::KeyExhausted`] when the sequence number is at its end, and for a fragment without that room.
+    pub fn seal(
         &mut self,
         content_type: ContentType,
         version: ProtocolVersion,
@@ -103,7 +106,11 @@ impl Protection {
     }
 
     /// Opens a protected fragment in place; returns where in it the plaintext is.
-    pub(super) fn open(
+    ///
+    /// # Errors
+    /// [`PeerMisbehaved::BadRecordMac`] when its tag does not verify or it is too short to have one,
+    /// [`InvalidMessage::RecordOverflow`] when it holds more than 2^14 bytes.
+    pub fn open(
         &mut self,
         content_type: ContentType,
         version: ProtocolVersion,
