@@ -67,7 +67,7 @@ impl RunningHash {
     }
 }
 
-/// The output of a [`Hash`].
+/// The output of a [`Hash`](enum@Hash).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest {
     bytes: [u8; Self::CAPACITY],

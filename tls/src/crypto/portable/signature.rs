@@ -2,7 +2,7 @@
 
 use rsa::pkcs1::DecodeRsaPublicKey;
 use rsa::traits::PublicKeyParts;
-use rsa::{RsaPublicKey, pkcs1v15, pss};
+use rsa::{PublicKey as RsaPublicKey, pkcs1v15, pss};
 use sha2::{Sha256, Sha384, Sha512};
 use signature::{Error, Verifier};
 
@@ -33,8 +33,7 @@ fn verify_bytes(scheme: SignatureScheme, key: &[u8], message: &[u8], signature: 
             .verify(message, &p256::ecdsa::Signature::from_der(signature)?),
         SignatureScheme::ECDSA_SECP384R1_SHA384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(key)?
             .verify(message, &p384::ecdsa::Signature::from_der(signature)?),
-        SignatureScheme::ED25519 => ed25519_dalek::VerifyingKey::try_from(key)?
-            .verify(message, &ed25519_dalek::Signature::from_slice(signature)?),
+        SignatureScheme::ED25519 => ed25519(key, message, signature),
         _ => Err(Error::new()),
     }
 }
@@ -51,4 +50,13 @@ fn rsa<V: Verifier<S>, S: for<'s> TryFrom<&'s [u8], Error = Error>>(
         return Err(Error::new());
     }
     verifying_key(key).verify(message, &S::try_from(signature)?)
+}
+
+/// A key is refused that is not the one encoding of its point (RFC 8032 §5.1.3), which the crate itself takes.
+fn ed25519(key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), Error> {
+    let verifying_key = ed25519_dalek::VerifyingKey::try_from(key)?;
+    if verifying_key.to_edwards().compress().as_bytes() != key {
+        return Err(Error::new());
+    }
+    verifying_key.verify(message, &ed25519_dalek::Signature::from_slice(signature)?)
 }
