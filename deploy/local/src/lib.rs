@@ -2,3 +2,4 @@
 //! the real programs around them.
 pub mod backend;
 pub mod pki;
+pub mod stack;

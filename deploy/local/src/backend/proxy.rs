@@ -132,7 +132,7 @@ fn describe(tlv: &Tlv<'_>, facts: &mut Vec<(&'static str, String)>) -> Option<()
             return ssl.tlvs().try_for_each(|inner| describe(&inner.ok()?, facts));
         }
         // The parser has checked the checksum, and padding says nothing.
-        _ => return Some(()),
+        Tlv::Crc32c(_) | Tlv::Noop(_) | _ => return Some(()),
     };
     facts.push(fact);
     Some(())

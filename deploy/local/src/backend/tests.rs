@@ -36,7 +36,8 @@ const PROXY: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 8443\r\n";
 #[tokio::test]
 async fn the_page_tells_request_header_and_proxy_facts() {
     let address = start(Expect::Always).await;
-    let (head, body) = exchange(address, &[&PROXY[..9], &PROXY[9..], GET]).await;
+    let (begin, end) = PROXY.split_at(9);
+    let (head, body) = exchange(address, &[begin, end, GET]).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     let page = String::from_utf8(body).unwrap();
     let expected = "request: GET /path?query HTTP/1.1\nproxy: version 1\nsource: 192.0.2.7:50000\n\

@@ -139,8 +139,8 @@ fn general_name(name: &GeneralName<'_>) -> Option<String> {
 
 fn text(name: &SanType) -> String {
     match name {
-        SanType::DnsName(text) | SanType::URI(text) => text.to_string(),
+        SanType::DnsName(text) | SanType::URI(text) | SanType::Rfc822Name(text) => text.to_string(),
         SanType::IpAddress(address) => address.to_string(),
-        other => format!("{other:?}"),
+        SanType::OtherName(_) | _ => format!("{name:?}"),
     }
 }

@@ -1,0 +1,208 @@
+//! What runs where: addresses, files and the programs' configurations.
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Options;
+use crate::pki::{KEY_SERVER_NAME, edge_identity};
+
+const EDGE_NAMES: [&str; 4] = ["one", "two", "three", "four"];
+const KEYS: &str = r#"["localhost-rsa", "localhost-p256"]"#;
+
+/// The whole stack on paper.
+pub(super) struct Layout {
+    directory: PathBuf,
+    pub(super) key_server: KeyServer,
+    pub(super) edges: Vec<Edge>,
+    pub(super) backend: SocketAddr,
+}
+
+pub(super) struct KeyServer {
+    pub(super) configuration: PathBuf,
+    pub(super) grpc: SocketAddr,
+    pub(super) metrics: SocketAddr,
+}
+
+pub(super) struct Edge {
+    pub(super) name: &'static str,
+    pub(super) configuration: PathBuf,
+    pub(super) tls: SocketAddr,
+    pub(super) metrics: SocketAddr,
+}
+
+/// An address of the stack and the option that moves it.
+pub(super) struct Port {
+    pub(super) what: String,
+    pub(super) address: SocketAddr,
+    pub(super) option: &'static str,
+}
+
+impl Layout {
+    pub(super) fn new(options: &Options) -> Result<Self> {
+        let directory = options.dir.clone();
+        let key_server = KeyServer {
+            configuration: directory.join("keyserver/keyserver.toml"),
+            grpc: loopback(options.key_server_port),
+            metrics: loopback(options.key_server_metrics_port),
+        };
+        let names = EDGE_NAMES.into_iter().take(options.edges.into());
+        let edges = names.zip(0..).map(|(name, position)| Edge::new(options, name, position)).collect::<Result<_>>()?;
+        Ok(Self { directory, key_server, edges, backend: loopback(options.backend_port) })
+    }
+
+    pub(super) fn pki(&self) -> PathBuf {
+        self.directory.join("pki")
+    }
+
+    pub(super) fn log(&self, program: &str) -> PathBuf {
+        self.directory.join("log").join(program).with_extension("log")
+    }
+
+    pub(super) fn edge_names(&self) -> impl Iterator<Item = &'static str> {
+        self.edges.iter().map(|edge| edge.name)
+    }
+
+    /// Every address that is taken.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        let port = |what: &str, address, option| Port { what: what.to_owned(), address, option };
+        let mut ports = vec![
+            port("key server", self.key_server.grpc, "--key-server-port"),
+            port("key server's metrics", self.key_server.metrics, "--key-server-metrics-port"),
+            port("backend", self.backend, "--backend-port"),
+        ];
+        for Edge { name, tls, metrics, .. } in &self.edges {
+            ports.push(port(&format!("edge {name}"), *tls, "--tls-port"));
+            ports.push(port(&format!("edge {name}'s metrics"), *metrics, "--edge-metrics-port"));
+        }
+        ports
+    }
+
+    /// Every address that answers `/readyz`.
+    pub(super) fn metrics(&self) -> impl Iterator<Item = SocketAddr> {
+        [self.key_server.metrics].into_iter().chain(self.edges.iter().map(|edge| edge.metrics))
+    }
+
+    /// Writes the programs' configurations anew.
+    pub(super) fn write_configurations(&self) -> Result<()> {
+        write(&self.key_server.configuration, &self.key_server_configuration())?;
+        self.edges.iter().try_for_each(|edge| write(&edge.configuration, &self.edge_configuration(edge)))
+    }
+
+    fn key_server_configuration(&self) -> String {
+        let KeyServer { grpc, metrics, .. } = &self.key_server;
+        let mut text = format!(
+            r#"# Written by keystead-local at each start.
+listen = "{grpc}"
+
+[metrics]
+listen = "{metrics}"
+
+[channel]
+certificate = "../pki/keyserver/channel.pem"
+private_key = "../pki/keyserver/channel.key"
+trust_roots = "../pki/keyserver/channel-ca.pem"
+
+[[key]]
+name = "localhost-rsa"
+private_key = "../pki/keyserver/localhost-rsa.key"
+certificate_chain = "../pki/keyserver/localhost-rsa.pem"
+
+[[key]]
+name = "localhost-p256"
+private_key = "../pki/keyserver/localhost-p256.key"
+certificate_chain = "../pki/keyserver/localhost-p256.pem"
+"#
+        );
+        for name in self.edge_names() {
+            text += &format!("\n[[edge]]\nid = \"{}\"\nkeys = {KEYS}\n", edge_identity(name));
+        }
+        text
+    }
+
+    fn edge_configuration(&self, edge: &Edge) -> String {
+        let Edge { name, tls, metrics, .. } = edge;
+        let (key_server, backend) = (self.key_server.grpc, self.backend);
+        format!(
+            r#"# Written by keystead-local at each start.
+state_directory = "state"
+
+[metrics]
+listen = "{metrics}"
+
+[channel]
+certificate = "../pki/edge-{name}/channel.pem"
+private_key = "../pki/edge-{name}/channel.key"
+trust_roots = "../pki/edge-{name}/channel-ca.pem"
+
+[[listener]]
+address = "{tls}"
+
+[key_server]
+addresses = ["{key_server}"]
+server_name = "{KEY_SERVER_NAME}"
+
+[[virtual_host]]
+names = ["localhost", "*.localhost"]
+default = true
+keys = {KEYS}
+backends = ["{backend}"]
+proxy_protocol = "v2"
+alpn = ["http/1.1"]
+"#
+        )
+    }
+}
+
+impl Edge {
+    fn new(options: &Options, name: &'static str, position: u16) -> Result<Self> {
+        // The port after the first edge's metrics is the key server's by default.
+        let metrics = if position == 0 { 0 } else { position + 1 };
+        let above = |port: u16, distance| port.checked_add(distance).context("no port is left for the last edge");
+        Ok(Self {
+            name,
+            configuration: options.dir.join(format!("edge-{name}/edge.toml")),
+            tls: loopback(above(options.tls_port, position)?),
+            metrics: loopback(above(options.edge_metrics_port, metrics)?),
+        })
+    }
+}
+
+impl fmt::Display for Layout {
+    /// What runs where, and a command to try it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Keystead is ready; Ctrl-C ends it.")?;
+        for Edge { name, tls, metrics, .. } in &self.edges {
+            writeln!(f, "  edge {name:<6} https://localhost:{}  metrics http://{metrics}/metrics", tls.port())?;
+        }
+        let KeyServer { grpc, metrics, .. } = &self.key_server;
+        writeln!(f, "  key server  {grpc} (gRPC)   metrics http://{metrics}/metrics")?;
+        writeln!(f, "  backend     http://{}", self.backend)?;
+        writeln!(f, "  files       {} (certificates, configurations, logs)", self.directory.display())?;
+        let authority = self.pki().join("ca.pem");
+        writeln!(f, "Try it:")?;
+        for Edge { tls, .. } in &self.edges {
+            writeln!(f, "  curl --cacert {} https://localhost:{}/", quoted(&authority), tls.port())?;
+        }
+        Ok(())
+    }
+}
+
+/// The path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+    if plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn write(path: &Path, content: &str) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}

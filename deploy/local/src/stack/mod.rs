@@ -1,0 +1,118 @@
+//! The stack: a key server, edges and a backend on loopback, from the first start to an orderly end.
+mod child;
+mod layout;
+mod probe;
+mod programs;
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{self, Expect};
+use crate::pki::Deployment;
+use child::Family;
+use layout::Layout;
+use programs::Programs;
+
+pub use child::exec_with_parent;
+
+/// Where the stack lives and which ports it takes, all on 127.0.0.1.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Directory of certificates, configurations, state and logs
+    #[arg(long, env = "KEYSTEAD_LOCAL_DIR", default_value = ".keystead")]
+    pub dir: PathBuf,
+    /// How many edges to start; each further edge takes the next TLS port
+    #[arg(long, env = "KEYSTEAD_LOCAL_EDGES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
+    pub edges: u16,
+    /// TLS port of the first edge
+    #[arg(long, env = "KEYSTEAD_LOCAL_TLS_PORT", default_value_t = 8443)]
+    pub tls_port: u16,
+    /// Metrics port of the first edge; further edges take those from two above it on
+    #[arg(long, env = "KEYSTEAD_LOCAL_EDGE_METRICS_PORT", default_value_t = 9443)]
+    pub edge_metrics_port: u16,
+    /// gRPC port of the key server
+    #[arg(long, env = "KEYSTEAD_LOCAL_KEY_SERVER_PORT", default_value_t = 7443)]
+    pub key_server_port: u16,
+    /// Metrics port of the key server
+    #[arg(long, env = "KEYSTEAD_LOCAL_KEY_SERVER_METRICS_PORT", default_value_t = 9444)]
+    pub key_server_metrics_port: u16,
+    /// Port of the backend
+    #[arg(long, env = "KEYSTEAD_LOCAL_BACKEND_PORT", default_value_t = 8080)]
+    pub backend_port: u16,
+}
+
+/// Starts everything, says what runs where, and serves until `stop` is cancelled; then drains everything.
+///
+/// # Errors
+/// A directory in use, a taken port, a program that cannot be built, started or made ready, or that ends by itself:
+/// then the end of its log is part of the error.
+pub async fn run(options: &Options, stop: CancellationToken) -> Result<()> {
+    let layout = Layout::new(options)?;
+    let _lock = lock(&options.dir)?;
+    probe::ports_are_free(&layout).await?;
+    let programs = Programs::find().await?;
+    Deployment::localhost(layout.edge_names()).provide(&layout.pki())?;
+    layout.write_configurations()?;
+
+    let backend = TcpListener::bind(layout.backend).await.context("backend")?;
+    let backend_stop = stop.child_token();
+    // Not only PROXY: whoever asks the backend itself shall see the page too.
+    let mut backend = tokio::spawn(backend::serve(backend, Expect::Perhaps, backend_stop.clone().cancelled_owned()));
+
+    let mut family = Family::default();
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        error = serve(&layout, &programs, &mut family) => Err(error),
+        ended = &mut backend => Err(anyhow::anyhow!("the backend ended: {ended:?}")),
+    };
+    let stopped = family.stop().await;
+    backend_stop.cancel();
+    backend.abort();
+    result.and(stopped)
+}
+
+/// Starts the programs and tells so; returns only when it cannot go on.
+async fn serve(layout: &Layout, programs: &Programs, family: &mut Family) -> anyhow::Error {
+    if let Err(error) = start(layout, programs, family) {
+        return error;
+    }
+    tokio::select! {
+        error = family.first_end() => return error,
+        () = probe::all_ready(layout) => {}
+    }
+    if let Err(error) = std::io::stdout().write_all(layout.to_string().as_bytes()) {
+        return error.into();
+    }
+    family.first_end().await
+}
+
+fn start(layout: &Layout, programs: &Programs, family: &mut Family) -> Result<()> {
+    family.start("keyserver", &programs.key_server, &layout.key_server.configuration, layout)?;
+    for edge in &layout.edges {
+        family.start(&format!("edge-{}", edge.name), &programs.edge, &edge.configuration, layout)?;
+    }
+    Ok(())
+}
+
+/// Takes the directory for this process. The lock ends with the returned file.
+fn lock(directory: &Path) -> Result<File> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = directory.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another stack runs in {}: set KEYSTEAD_LOCAL_DIR and the ports to run a second one beside it",
+            directory.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
