@@ -204,6 +204,8 @@ reasons! {
     LocalFailure {
         /// The virtual host has no certificate at this moment.
         NoIdentity => INTERNAL_ERROR,
+        /// The generator gave no ephemeral key.
+        NoKeyPair => INTERNAL_ERROR,
         /// No backend could be reached.
         BackendUnreachable => INTERNAL_ERROR,
         /// This side is shutting down.

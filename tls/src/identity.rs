@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use x509_parser::prelude::*;
 
 use crate::code_point::{NamedGroup, SignatureScheme};
+use crate::crypto::form::is_public_key;
 
 /// SHA-256 of a key's SubjectPublicKeyInfo: the name of a key between edge and key server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +89,9 @@ impl PublicKey {
             return Err(IdentityError::MalformedKey);
         }
         let kind = key_kind(&spki)?;
+        if !is_public_key(kind, &spki.subject_public_key.data) {
+            return Err(IdentityError::MalformedKey);
+        }
         Ok(Self {
             kind,
             key_id: KeyId(Sha256::digest(der).into()),
@@ -211,7 +215,7 @@ pub enum IdentityError {
     #[error("the first certificate is not a DER X.509 certificate")]
     MalformedCertificate,
     /// The SubjectPublicKeyInfo does not parse.
-    #[error("the public key is malformed")]
+    #[error("the public key is malformed, or a compressed point")]
     MalformedKey,
     /// The key is of a kind no handshake here can use.
     #[error("the key is none of RSA (2048 to 8192 bits), P-256, P-384 and Ed25519")]

@@ -19,12 +19,17 @@ pub(super) fn check_point(group: NamedGroup, public: &[u8]) -> Result<(), Invali
     if well_formed { Ok(()) } else { Err(InvalidPoint) }
 }
 
-/// Whether `scheme` is one for such a key, and the key has the form that its kind asks for.
-pub(super) fn check_key(scheme: SignatureScheme, key: &PublicKey) -> Result<(), BadSignature> {
-    let well_formed = match (key.kind(), key.kind().curve()) {
-        (KeyKind::Ed25519, _) => key.subject_public_key().len() == 32,
-        (_, Some(curve)) => check_point(curve, key.subject_public_key()).is_ok(),
+/// Whether `key` has the form of a subjectPublicKey of that kind (RFC 5480 §2.2, RFC 8410 §4).
+pub(crate) fn is_public_key(kind: KeyKind, key: &[u8]) -> bool {
+    match (kind, kind.curve()) {
+        (KeyKind::Ed25519, _) => key.len() == 32,
+        (_, Some(curve)) => check_point(curve, key).is_ok(),
+        // The library that reads the SubjectPublicKeyInfo has read the RSAPublicKey.
         (_, None) => true,
-    };
-    if well_formed && key.kind().schemes().contains(&scheme) { Ok(()) } else { Err(BadSignature) }
+    }
+}
+
+/// Whether `scheme` is one for such a key.
+pub(super) fn check_scheme(scheme: SignatureScheme, key: &PublicKey) -> Result<(), BadSignature> {
+    if key.kind().schemes().contains(&scheme) { Ok(()) } else { Err(BadSignature) }
 }

@@ -7,7 +7,7 @@ pub mod hash;
 pub mod prf;
 
 mod fast;
-mod form;
+pub(crate) mod form;
 mod portable;
 mod scalar;
 

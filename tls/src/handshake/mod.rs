@@ -193,11 +193,11 @@ impl Handshake<ChooseIdentity> {
     /// Goes on as this virtual host. The ephemeral key is drawn from `rng`.
     ///
     /// # Errors
-    /// [`Error::PeerIncompatible`] when client and host share too little.
+    /// [`Error::PeerIncompatible`] when client and host share too little. The alert that answers it is in `out`.
     pub fn choose(mut self, host: &HostParameters, rng: &mut dyn CryptoRng, out: &mut Vec<u8>) -> Result<Step, Error> {
         match self.state.0.negotiate(self.wire.provider, host, rng) {
             Ok(state) => Ok(Step::NeedsSignature(Handshake { wire: self.wire, state: NeedsSignature(state) })),
-            Err(incompatible) => Err(self.wire.fail(incompatible.into(), out)),
+            Err(error) => Err(self.wire.fail(error, out)),
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) fn write_message(out: &mut Vec<u8>, kind: HandshakeType, body: impl F
 
 /// The body of the one message that `message` is, for round-trip tests.
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 pub(crate) fn body_of(message: &[u8], kind: HandshakeType) -> &[u8] {
     let (header, body) = message.split_at(HEADER_LENGTH);
     assert_eq!(header[0], kind.0);

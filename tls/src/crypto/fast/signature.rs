@@ -12,7 +12,7 @@ pub(super) fn verify(
     message: &[u8],
     signature: &[u8],
 ) -> Result<(), BadSignature> {
-    form::check_key(scheme, key)?;
+    form::check_scheme(scheme, key)?;
     let algorithm = algorithm(scheme).ok_or(BadSignature)?;
     UnparsedPublicKey::new(algorithm, key.subject_public_key()).verify(message, signature).map_err(|_| BadSignature)
 }

@@ -16,7 +16,7 @@ pub(super) fn verify(
     message: &[u8],
     signature: &[u8],
 ) -> Result<(), BadSignature> {
-    form::check_key(scheme, key)?;
+    form::check_scheme(scheme, key)?;
     verify_bytes(scheme, key.subject_public_key(), message, signature).map_err(|_| BadSignature)
 }
 

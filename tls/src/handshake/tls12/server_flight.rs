@@ -9,7 +9,7 @@ use super::key_exchange::ExpectClientKeyExchange;
 use crate::code_point::{CipherSuite, ContentType, NamedGroup, ProtocolVersion, SignatureScheme};
 use crate::connection::Summary;
 use crate::crypto::{BadSignature, KeyPair, Provider};
-use crate::error::{Error, PeerIncompatible};
+use crate::error::{Error, LocalFailure};
 use crate::handshake::HostParameters;
 use crate::handshake::client_hello::ClientHelloReceived;
 use crate::handshake::negotiate::{Agreed, negotiate};
@@ -64,9 +64,9 @@ impl ClientHelloReceived {
         provider: &dyn Provider,
         host: &HostParameters,
         rng: &mut dyn CryptoRng,
-    ) -> Result<ReadyToSign, PeerIncompatible> {
+    ) -> Result<ReadyToSign, Error> {
         let agreed = negotiate(&self.hello, host)?;
-        let key_pair = provider.key_pair(agreed.group, rng).ok_or(PeerIncompatible::NoCommonGroup)?;
+        let key_pair = provider.key_pair(agreed.group, rng).ok_or(LocalFailure::NoKeyPair)?;
         Ok(ReadyToSign { received: self, agreed, key_pair })
     }
 }
