@@ -24,16 +24,18 @@ pub struct Summary {
     pub version: ProtocolVersion,
     /// The suite.
     pub suite: CipherSuite,
-    /// The group of the key exchange.
-    pub group: NamedGroup,
-    /// The scheme of the signature.
-    pub scheme: SignatureScheme,
+    /// The group of the key exchange; `None` in RSA key transport.
+    pub group: Option<NamedGroup>,
+    /// The scheme of the signature; `None` in RSA key transport.
+    pub scheme: Option<SignatureScheme>,
     /// The application protocol (RFC 7301).
     pub alpn: Option<Vec<u8>>,
     /// Whether the master secret is bound to the handshake (RFC 7627).
     pub extended_master_secret: bool,
     /// The key of the certificate that was shown.
     pub key_id: KeyId,
+    /// The client's DER certificates, its own first, whose key it has proven to have; empty when it sent none.
+    pub client_chain: Vec<Vec<u8>>,
 }
 
 /// A connection whose handshake is complete. The caller moves the bytes.

@@ -16,6 +16,9 @@ pub enum Error {
     /// The message is well formed, and the client may not send it, or not at this point.
     #[error("misbehaving client: {}", .0.reason())]
     PeerMisbehaved(PeerMisbehaved),
+    /// The client's certificate does not let it in.
+    #[error("client certificate: {}", .0.reason())]
+    ClientCertificate(ClientCertificateRefusal),
     /// The client ended the connection.
     #[error("client ended the connection: {}", .0.reason())]
     PeerClosed(PeerClosed),
@@ -168,8 +171,33 @@ reasons! {
         InvalidKeyShare => ILLEGAL_PARAMETER,
         /// A record whose tag does not verify.
         BadRecordMac => Some(AlertDescription::BAD_RECORD_MAC),
+        /// A CertificateVerify whose signature does not verify (RFC 5246 §7.4.8).
+        WrongCertificateVerify => DECRYPT_ERROR,
+        /// A CertificateVerify by a scheme that was not offered (RFC 5246 §7.4.8).
+        SchemeNotOffered => ILLEGAL_PARAMETER,
+        /// A pre-master secret or Finished by RSA key transport that the key server refuses. There is one such cause,
+        /// and one alert, so that nothing tells one malformed pre-master secret from another (RFC 5246 §7.4.7.1).
+        KeyTransportRefused => Some(AlertDescription::BAD_RECORD_MAC),
         /// A Finished whose verify_data is wrong (RFC 5246 §7.4.9).
         WrongFinished => DECRYPT_ERROR,
+    }
+
+    /// Why a client's certificate does not let it in (RFC 5246 §7.2.2).
+    ClientCertificateRefusal {
+        /// None was sent where the virtual host requires one (RFC 5246 §7.4.6).
+        Missing => HANDSHAKE_FAILURE,
+        /// It does not parse, or its chain does not verify.
+        Bad => Some(AlertDescription::BAD_CERTIFICATE),
+        /// Its key or its use is of another kind than can serve here.
+        Unsupported => Some(AlertDescription::UNSUPPORTED_CERTIFICATE),
+        /// Its issuer revoked it.
+        Revoked => Some(AlertDescription::CERTIFICATE_REVOKED),
+        /// It is outside its time of validity.
+        Expired => Some(AlertDescription::CERTIFICATE_EXPIRED),
+        /// No authority of the virtual host's issued it.
+        UnknownCa => Some(AlertDescription::UNKNOWN_CA),
+        /// It is sound, and none of the virtual host's rules lets it in.
+        AccessDenied => Some(AlertDescription::ACCESS_DENIED),
     }
 
     /// How the client left.
@@ -222,6 +250,7 @@ impl Error {
             Self::InvalidMessage(cause) => cause.reason(),
             Self::PeerIncompatible(cause) => cause.reason(),
             Self::PeerMisbehaved(cause) => cause.reason(),
+            Self::ClientCertificate(cause) => cause.reason(),
             Self::PeerClosed(cause) => cause.reason(),
             Self::PeerAlert(_) => "peer_alert",
             Self::KeyServer(cause) => cause.reason(),
@@ -235,6 +264,7 @@ impl Error {
             Self::InvalidMessage(_)
             | Self::PeerIncompatible(_)
             | Self::PeerMisbehaved(_)
+            | Self::ClientCertificate(_)
             | Self::PeerClosed(_)
             | Self::PeerAlert(_) => Fault::Client,
             Self::KeyServer(_) => Fault::KeyServer,
@@ -248,6 +278,7 @@ impl Error {
             Self::InvalidMessage(cause) => cause.alert(),
             Self::PeerIncompatible(cause) => cause.alert(),
             Self::PeerMisbehaved(cause) => cause.alert(),
+            Self::ClientCertificate(cause) => cause.alert(),
             Self::PeerClosed(cause) => cause.alert(),
             Self::PeerAlert(_) => None,
             Self::KeyServer(cause) => cause.alert(),
@@ -270,6 +301,7 @@ from_cause! {
     InvalidMessage => InvalidMessage,
     PeerIncompatible => PeerIncompatible,
     PeerMisbehaved => PeerMisbehaved,
+    ClientCertificateRefusal => ClientCertificate,
     PeerClosed => PeerClosed,
     KeyServerFailure => KeyServer,
     LocalFailure => Local,

@@ -99,6 +99,15 @@ impl PublicKey {
         })
     }
 
+    /// The key of a DER X.509 certificate.
+    ///
+    /// # Errors
+    /// [`IdentityError`] for what is none, and as [`Self::from_spki_der`].
+    pub fn of_certificate(der: &[u8]) -> Result<Self, IdentityError> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::MalformedCertificate)?;
+        Self::from_spki_der(certificate.public_key().raw)
+    }
+
     /// The key's kind.
     pub fn kind(&self) -> KeyKind {
         self.kind
@@ -151,6 +160,7 @@ pub struct Identity {
     public_key: PublicKey,
     schemes: Vec<SignatureScheme>,
     ocsp_response: Option<Vec<u8>>,
+    allows_key_transport: bool,
 }
 
 impl Identity {
@@ -171,14 +181,19 @@ impl Identity {
         if longest >= 1 << 20 {
             return Err(IdentityError::ChainTooLong);
         }
-        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| IdentityError::MalformedCertificate)?;
-        let public_key = PublicKey::from_spki_der(certificate.public_key().raw)?;
+        let public_key = PublicKey::of_certificate(leaf)?;
         let schemes: Vec<_> =
             schemes.iter().copied().filter(|scheme| public_key.kind().schemes().contains(scheme)).collect();
         if schemes.is_empty() {
             return Err(IdentityError::NoScheme);
         }
-        Ok(Self { chain, public_key, schemes, ocsp_response })
+        Ok(Self { chain, public_key, schemes, ocsp_response, allows_key_transport: false })
+    }
+
+    /// The same, and the key server recovers pre-master secrets with this key: RSA key transport, which has no forward
+    /// secrecy, may be negotiated where the virtual host has its suites.
+    pub fn with_key_transport(self, allowed: bool) -> Self {
+        Self { allows_key_transport: allowed, ..self }
     }
 
     /// The DER certificates, the server's own first.
@@ -194,6 +209,11 @@ impl Identity {
     /// The schemes the key server signs with for this key.
     pub fn schemes(&self) -> &[SignatureScheme] {
         &self.schemes
+    }
+
+    /// Whether the key server recovers pre-master secrets with this key.
+    pub fn allows_key_transport(&self) -> bool {
+        self.allows_key_transport
     }
 
     /// The OCSPResponse to staple.

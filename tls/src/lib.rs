@@ -40,6 +40,8 @@
 //!             Ok(verified) => handshake.resume(verified, out)?,
 //!             Err(_) => return Err(handshake.abort(KeyServerFailure::WrongSignature.into(), out)),
 //!         },
+//!         // RSA key transport and client certificates, where the host has them.
+//!         Step::NeedsLease(_) | Step::VerifyClient(_) | Step::NeedsMasterSecret(_) => unreachable!(),
 //!         Step::Established(connection) => return Ok(connection),
 //!     };
 //! }
@@ -65,8 +67,9 @@ pub use code_point::{
 };
 pub use connection::{Established, Opened, Summary};
 pub use error::{
-    Error, Fault, InvalidMessage, KeyServerFailure, LocalFailure, PeerClosed, PeerIncompatible, PeerMisbehaved,
+    ClientCertificateRefusal, Error, Fault, InvalidMessage, KeyServerFailure, LocalFailure, PeerClosed,
+    PeerIncompatible, PeerMisbehaved,
 };
-pub use handshake::{Handshake, HostParameters, Step};
+pub use handshake::{ClientAuth, Handshake, HostParameters, Step};
 pub use identity::{Identity, IdentityError, KeyId, KeyKind, PublicKey};
 pub use message::server_key_exchange;

@@ -1,37 +1,48 @@
 //! The handshake: bytes in, bytes out, and named pauses where the caller must fetch something.
 //!
 //! ```text
-//!  NeedsInput ── ClientHello ──► ChooseIdentity ── choose ──► NeedsSignature ── resume ──► NeedsInput
-//!      ▲   │                                                                                   │
-//!      └───┘ feed                                         ClientKeyExchange, ChangeCipherSpec, │
-//!                                                                                     Finished ▼
-//!                                                                                         Established
+//!  NeedsInput ── ClientHello ──► ChooseIdentity ── choose ──┬──► NeedsSignature ── resume ──┐
+//!   ▲   │  ▲                                                └──► NeedsLease ── resume ──────┤
+//!   └───┘  │ feed                                                                           │
+//!          └────────────────────────────────────────────────────────────────────────────────┘
+//!  NeedsInput ── the client's Certificate ──► VerifyClient ── accept ──► NeedsInput
+//!  NeedsInput ── Finished in RSA key transport ──► NeedsMasterSecret ── resume ──► Established
+//!  NeedsInput ── Finished ──► Established
 //! ```
 //!
 //! Each [`Step`] owns the handshake and offers only the method that goes on from there. Output is appended to the
 //! caller's buffer, also on error: send it first, then act on the error.
 
 mod client_hello;
+mod expected;
 mod host;
 pub(crate) mod joiner;
 mod negotiate;
 pub(crate) mod tls12;
+mod transcript;
 pub(crate) mod wire;
 
-pub use host::HostParameters;
-pub use tls12::server_flight::{SignatureRequest, SignedParams, VerifiedParams};
+pub use host::{ClientAuth, HostParameters};
+pub use tls12::key_transport::{Lease, MasterSecretRequest};
+pub use tls12::signing::{SignatureRequest, SignedParams, VerifiedParams};
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand_core::CryptoRng;
 
 use self::client_hello::{ClientHelloReceived, ExpectClientHello};
-use self::tls12::server_flight::ReadyToSign;
-use self::wire::{Event, Expectation, Wire};
-use crate::code_point::HandshakeType;
+use self::expected::{Expected, advance};
+use self::tls12::client_auth::ClientChain;
+use self::tls12::key_transport::{AwaitLease, SealedFinished};
+use self::tls12::server_flight::RandomFrom;
+use self::tls12::signing::ReadyToSign;
+use self::wire::Wire;
 use crate::connection::Established;
 use crate::crypto::{BadSignature, Provider};
-use crate::error::{Error, PeerClosed, PeerIncompatible, PeerMisbehaved};
+use crate::error::{ClientCertificateRefusal, Error, PeerClosed, PeerIncompatible, PeerMisbehaved};
+use crate::identity::Identity;
+use crate::secret::MasterSecret;
 
 /// What a handshake needs next.
 #[must_use]
@@ -43,6 +54,12 @@ pub enum Step {
     ChooseIdentity(Handshake<ChooseIdentity>),
     /// The key server's signature. The client has been sent nothing yet.
     NeedsSignature(Handshake<NeedsSignature>),
+    /// A random that a key server leases, for RSA key transport. The client has been sent nothing yet.
+    NeedsLease(Handshake<NeedsLease>),
+    /// The verdict on the client's certificate.
+    VerifyClient(Handshake<VerifyClient>),
+    /// The master secret of RSA key transport.
+    NeedsMasterSecret(Handshake<NeedsMasterSecret>),
     /// Nothing: it is complete.
     Established(Box<Established>),
 }
@@ -79,78 +96,14 @@ pub struct ChooseIdentity(ClientHelloReceived);
 /// Everything is negotiated but the signature.
 pub struct NeedsSignature(ReadyToSign);
 
-/// What comes next from the client: one state each, with all and only its data.
-enum Expected {
-    ClientHello(ExpectClientHello),
-    ClientKeyExchange(Box<tls12::key_exchange::ExpectClientKeyExchange>),
-    ChangeCipherSpec(Box<tls12::finish::ExpectChangeCipherSpec>),
-    Finished(Box<tls12::finish::ExpectFinished>),
-}
+/// Everything is negotiated but ServerHello.random.
+pub struct NeedsLease(AwaitLease);
 
-/// Where an event leads.
-enum Next {
-    Expect(Expected),
-    Choose(ClientHelloReceived),
-    Establish(tls12::finish::Complete),
-}
+/// The client has sent its certificate.
+pub struct VerifyClient(ClientChain);
 
-impl Expectation for Expected {
-    fn longest(&self, kind: HandshakeType) -> Option<usize> {
-        let (expected, longest) = match self {
-            Self::ClientHello(_) => (HandshakeType::CLIENT_HELLO, crate::message::client_hello::MAX_LENGTH),
-            Self::ClientKeyExchange(_) => (HandshakeType::CLIENT_KEY_EXCHANGE, 1 + 255),
-            Self::Finished(_) => (HandshakeType::FINISHED, crate::message::finished::VERIFY_DATA_LENGTH),
-            Self::ChangeCipherSpec(_) => return None,
-        };
-        (kind == expected).then_some(longest)
-    }
-
-    fn is_change_cipher_spec(&self) -> bool {
-        matches!(self, Self::ChangeCipherSpec(_))
-    }
-}
-
-impl Expected {
-    fn take(self, event: Event, wire: &mut Wire, out: &mut Vec<u8>) -> Result<Next, Error> {
-        match (self, event) {
-            (Self::ClientHello(state), Event::Message(message)) => state.take(message, wire).map(Next::Choose),
-            (Self::ClientKeyExchange(state), Event::Message(message)) => {
-                let next = state.take(&message, wire)?;
-                Ok(Next::Expect(Self::ChangeCipherSpec(Box::new(next))))
-            }
-            (Self::ChangeCipherSpec(state), Event::ChangeCipherSpec(boundary)) => {
-                let next = state.take(boundary, wire);
-                Ok(Next::Expect(Self::Finished(Box::new(next))))
-            }
-            (Self::Finished(state), Event::Message(message)) => state.take(&message, wire, out).map(Next::Establish),
-            (Self::ClientHello(_) | Self::ClientKeyExchange(_) | Self::Finished(_), Event::ChangeCipherSpec(_)) => {
-                Err(PeerMisbehaved::EarlyChangeCipherSpec.into())
-            }
-            (Self::ChangeCipherSpec(_), Event::Message(_)) => Err(PeerMisbehaved::UnexpectedHandshakeMessage.into()),
-        }
-    }
-}
-
-/// Takes what the client has sent until the handshake pauses, completes, fails or needs more.
-fn advance(mut wire: Box<Wire>, mut expected: Expected, out: &mut Vec<u8>) -> Result<Step, Error> {
-    loop {
-        let event = match wire.next_event(&expected) {
-            Ok(Some(event)) => event,
-            Ok(None) => return Ok(Step::NeedsInput(Handshake { wire, state: NeedsInput(expected) })),
-            Err(error) => return Err(wire.fail(error, out)),
-        };
-        match expected.take(event, &mut wire, out) {
-            Ok(Next::Expect(next)) => expected = next,
-            Ok(Next::Choose(state)) => {
-                return Ok(Step::ChooseIdentity(Handshake { wire, state: ChooseIdentity(state) }));
-            }
-            Ok(Next::Establish(complete)) => {
-                return Ok(Step::Established(Box::new(Established::new(*wire, complete))));
-            }
-            Err(error) => return Err(wire.fail(error, out)),
-        }
-    }
-}
+/// The client has sent everything, and only the key server can read the end of it.
+pub struct NeedsMasterSecret(SealedFinished);
 
 impl Handshake<NeedsInput> {
     /// A connection whose first byte is yet to come.
@@ -196,7 +149,12 @@ impl Handshake<ChooseIdentity> {
     /// [`Error::PeerIncompatible`] when client and host share too little. The alert that answers it is in `out`.
     pub fn choose(mut self, host: &HostParameters, rng: &mut dyn CryptoRng, out: &mut Vec<u8>) -> Result<Step, Error> {
         match self.state.0.negotiate(self.wire.provider, host, rng) {
-            Ok(state) => Ok(Step::NeedsSignature(Handshake { wire: self.wire, state: NeedsSignature(state) })),
+            Ok(RandomFrom::Signature(state)) => {
+                Ok(Step::NeedsSignature(Handshake { wire: self.wire, state: NeedsSignature(state) }))
+            }
+            Ok(RandomFrom::Lease(state)) => {
+                Ok(Step::NeedsLease(Handshake { wire: self.wire, state: NeedsLease(state) }))
+            }
             Err(error) => Err(self.wire.fail(error, out)),
         }
     }
@@ -227,9 +185,68 @@ impl Handshake<NeedsSignature> {
     /// Whatever ends the handshake. The alert that answers it is in `out`.
     pub fn resume(mut self, verified: VerifiedParams, out: &mut Vec<u8>) -> Result<Step, Error> {
         match self.state.0.send(verified, &mut self.wire, out) {
-            Ok(next) => advance(self.wire, Expected::ClientKeyExchange(Box::new(next)), out),
+            Ok(expected) => advance(self.wire, expected, out),
             Err(error) => Err(self.wire.fail(error, out)),
         }
+    }
+}
+
+impl Handshake<NeedsLease> {
+    /// The certificate whose key the lease is for.
+    pub fn identity(&self) -> &Arc<Identity> {
+        self.state.0.identity()
+    }
+
+    /// Sends ServerHello to ServerHelloDone, and goes on with what the client has sent already.
+    ///
+    /// # Errors
+    /// Whatever ends the handshake. The alert that answers it is in `out`.
+    pub fn resume(mut self, lease: Lease, out: &mut Vec<u8>) -> Result<Step, Error> {
+        match self.state.0.send(lease, &mut self.wire, out) {
+            Ok(expected) => advance(self.wire, expected, out),
+            Err(error) => Err(self.wire.fail(error, out)),
+        }
+    }
+}
+
+impl Handshake<VerifyClient> {
+    /// The client's DER certificates, its own first. That it has the key is yet to be proven.
+    pub fn chain(&self) -> &[Vec<u8>] {
+        self.state.0.chain()
+    }
+
+    /// The chain verifies and may come in, provided the client proves to have its key.
+    ///
+    /// # Errors
+    /// Whatever ends the handshake. The alert that answers it is in `out`.
+    pub fn accept(self, out: &mut Vec<u8>) -> Result<Step, Error> {
+        advance(self.wire, Expected::ClientKeyExchange(Box::new(self.state.0.accept())), out)
+    }
+
+    /// The chain does not let the client in.
+    pub fn refuse(self, cause: ClientCertificateRefusal, out: &mut Vec<u8>) -> Error {
+        self.abort(cause.into(), out)
+    }
+}
+
+impl Handshake<NeedsMasterSecret> {
+    /// What to ask the key server that gave the lease.
+    pub fn request(&self) -> MasterSecretRequest<'_> {
+        self.state.0.request()
+    }
+
+    /// Goes on with the master secret.
+    ///
+    /// # Errors
+    /// Whatever ends the handshake. The alert that answers it is in `out`.
+    pub fn resume(mut self, master_secret: MasterSecret, out: &mut Vec<u8>) -> Result<Step, Error> {
+        let expected = self.state.0.resume(master_secret, &mut self.wire);
+        advance(self.wire, expected, out)
+    }
+
+    /// The key server refuses, for whatever cause: one error, one alert, at one point.
+    pub fn refuse(self, out: &mut Vec<u8>) -> Error {
+        self.abort(PeerMisbehaved::KeyTransportRefused.into(), out)
     }
 }
 

@@ -7,58 +7,95 @@ use crate::code_point::{NamedGroup, SignatureScheme};
 use crate::error::PeerIncompatible;
 use crate::identity::{Identity, KeyKind};
 use crate::message::client_hello::{ClientExtensions, ClientHello};
-use crate::suite::Suite;
+use crate::suite::{KeyExchange, Suite};
 
 /// What client and host agree on.
 #[derive(Clone, Debug)]
 pub(crate) struct Agreed {
     pub(crate) suite: &'static Suite,
-    pub(crate) group: NamedGroup,
-    pub(crate) scheme: SignatureScheme,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) exchange: AgreedExchange,
     pub(crate) alpn: Option<Vec<u8>>,
+}
+
+/// What the key exchange of the suite needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AgreedExchange {
+    Ecdhe { group: NamedGroup, scheme: SignatureScheme },
+    Rsa,
 }
 
 /// Chooses by the host's order of suites and groups, and by the client's order of schemes (RFC 8446 §4.2.3).
 pub(crate) fn negotiate(hello: &ClientHello, host: &HostParameters) -> Result<Agreed, PeerIncompatible> {
-    let group = choose_group(&hello.extensions, host)?;
-    let (suite, identity, scheme) = choose_suite(hello, host)?;
+    let (suite, identity, exchange) = choose_suite(hello, host)?;
     let alpn = choose_alpn(&hello.extensions, host)?;
-    Ok(Agreed { suite, group, scheme, identity, alpn })
-}
-
-fn choose_group(client: &ClientExtensions, host: &HostParameters) -> Result<NamedGroup, PeerIncompatible> {
-    let mut groups = host.groups.iter().copied().filter(|group| group.name().is_some());
-    let chosen = match &client.supported_groups {
-        Some(offered) => groups.find(|group| offered.contains(group)),
-        // A client that names none takes any (RFC 8422 §4); the oldest is the safest guess.
-        None => groups.find(|group| *group == NamedGroup::SECP256R1),
-    };
-    chosen.ok_or(PeerIncompatible::NoCommonGroup)
+    Ok(Agreed { suite, identity, exchange, alpn })
 }
 
 fn choose_suite(
     hello: &ClientHello,
     host: &HostParameters,
-) -> Result<(&'static Suite, Arc<Identity>, SignatureScheme), PeerIncompatible> {
-    let mut cause = PeerIncompatible::NoCommonSuite;
+) -> Result<(&'static Suite, Arc<Identity>, AgreedExchange), PeerIncompatible> {
+    let group = choose_group(&hello.extensions, host);
+    let mut closest = PeerIncompatible::NoCommonSuite;
     let common = host.suites.iter().filter(|suite| hello.offers(**suite)).filter_map(|suite| Suite::find(*suite));
     for suite in common {
-        if cause == PeerIncompatible::NoCommonSuite {
-            cause = PeerIncompatible::NoSuitableCertificate;
-        }
         for identity in &host.identities {
-            let kind = identity.public_key().kind();
-            if !suite.authentication.fits(kind) || !takes_curve(&hello.extensions, kind) {
-                continue;
+            match fit(suite, identity, group, hello, host) {
+                Ok(exchange) => return Ok((suite, Arc::clone(identity), exchange)),
+                Err(cause) => closest = closer(closest, cause),
             }
-            if let Some(scheme) = choose_scheme(&hello.extensions, host, identity) {
-                return Ok((suite, Arc::clone(identity), scheme));
+        }
+        closest = closer(closest, PeerIncompatible::NoSuitableCertificate);
+    }
+    Err(closest)
+}
+
+/// Whether this certificate can serve this suite, and with what.
+fn fit(
+    suite: &Suite,
+    identity: &Identity,
+    group: Option<NamedGroup>,
+    hello: &ClientHello,
+    host: &HostParameters,
+) -> Result<AgreedExchange, PeerIncompatible> {
+    let kind = identity.public_key().kind();
+    if !suite.key_exchange.fits(kind) {
+        return Err(PeerIncompatible::NoSuitableCertificate);
+    }
+    match suite.key_exchange {
+        KeyExchange::Rsa if identity.allows_key_transport() => Ok(AgreedExchange::Rsa),
+        KeyExchange::Rsa => Err(PeerIncompatible::NoSuitableCertificate),
+        KeyExchange::EcdheEcdsa | KeyExchange::EcdheRsa => {
+            let group = group.ok_or(PeerIncompatible::NoCommonGroup)?;
+            if !takes_curve(&hello.extensions, kind) {
+                return Err(PeerIncompatible::NoSuitableCertificate);
             }
-            cause = PeerIncompatible::NoCommonScheme;
+            let scheme = choose_scheme(&hello.extensions, host, identity).ok_or(PeerIncompatible::NoCommonScheme)?;
+            Ok(AgreedExchange::Ecdhe { group, scheme })
         }
     }
-    Err(cause)
+}
+
+/// Of two causes the one that was closer to an agreement, which tells more.
+fn closer(one: PeerIncompatible, other: PeerIncompatible) -> PeerIncompatible {
+    const FROM_FAR_TO_CLOSE: [PeerIncompatible; 4] = [
+        PeerIncompatible::NoCommonSuite,
+        PeerIncompatible::NoSuitableCertificate,
+        PeerIncompatible::NoCommonGroup,
+        PeerIncompatible::NoCommonScheme,
+    ];
+    let closeness = |cause| FROM_FAR_TO_CLOSE.iter().position(|known| *known == cause);
+    if closeness(other) > closeness(one) { other } else { one }
+}
+
+fn choose_group(client: &ClientExtensions, host: &HostParameters) -> Option<NamedGroup> {
+    let mut groups = host.groups.iter().copied().filter(|group| group.name().is_some());
+    match &client.supported_groups {
+        Some(offered) => groups.find(|group| offered.contains(group)),
+        // A client that names none takes any (RFC 8422 §4); the oldest is the safest guess.
+        None => groups.find(|group| *group == NamedGroup::SECP256R1),
+    }
 }
 
 /// A certificate's curve is one of those the client offered, if it offered any (RFC 8422 §5.1).

@@ -21,6 +21,8 @@ pub(crate) struct Wire {
 pub(crate) enum Event {
     Message(Message),
     ChangeCipherSpec(MessageBoundary),
+    /// A record of handshake messages that only the key server can open, header included.
+    SealedRecord(Vec<u8>),
 }
 
 /// What a state takes.
@@ -28,8 +30,16 @@ pub(crate) trait Expectation {
     /// Most bytes of body that a message of this kind has here; `None` if it may not come.
     fn longest(&self, kind: HandshakeType) -> Option<usize>;
 
-    /// Whether ChangeCipherSpec, and only that, comes here.
-    fn is_change_cipher_spec(&self) -> bool;
+    /// What kind of event comes here.
+    fn awaits(&self) -> Awaits;
+}
+
+/// The kind of event that a state takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    Message,
+    ChangeCipherSpec,
+    SealedRecord,
 }
 
 impl Wire {
@@ -46,6 +56,12 @@ impl Wire {
 
     pub(crate) fn receive(&mut self, input: &[u8]) {
         self.received.extend_from_slice(input);
+    }
+
+    /// Puts a record back in front of what is unread, to be taken again.
+    pub(crate) fn put_back(&mut self, mut record: Vec<u8>) {
+        record.append(&mut self.received);
+        self.received = record;
     }
 
     /// The bytes behind the last record that was taken.
@@ -69,7 +85,10 @@ impl Wire {
             let Deframed::Record { content_type, plaintext, consumed } = self.opener.open(unread)? else { break None };
             let (record, rest) = unread.split_at_mut_checked(consumed).ok_or(InvalidMessage::Truncated)?;
             unread = rest;
-            let event = self.take_record(content_type, record.get(plaintext).unwrap_or_default(), expected)?;
+            let event = match (expected.awaits(), content_type) {
+                (Awaits::SealedRecord, ContentType::HANDSHAKE) => Some(Event::SealedRecord(record.to_vec())),
+                (awaits, _) => self.take_record(content_type, record.get(plaintext).unwrap_or_default(), awaits)?,
+            };
             if event.is_some() {
                 break event;
             }
@@ -84,10 +103,10 @@ impl Wire {
         &mut self,
         content_type: ContentType,
         payload: &[u8],
-        expected: &impl Expectation,
+        awaits: Awaits,
     ) -> Result<Option<Event>, Error> {
         if content_type == ContentType::HANDSHAKE {
-            if expected.is_change_cipher_spec() {
+            if awaits == Awaits::ChangeCipherSpec {
                 return Err(PeerMisbehaved::UnexpectedHandshakeMessage.into());
             }
             self.alerts.reset();
@@ -96,11 +115,13 @@ impl Wire {
         }
         let boundary = self.joiner.boundary()?;
         match content_type {
+            // Behind ChangeCipherSpec an alert is sealed too, and nobody here can read it.
+            ContentType::ALERT if awaits == Awaits::SealedRecord => Err(PeerClosed::ClosedInHandshake.into()),
             ContentType::ALERT => match self.alerts.read(payload)? {
                 Heard::Warning => Ok(None),
                 Heard::CloseNotify => Err(PeerClosed::ClosedInHandshake.into()),
             },
-            ContentType::CHANGE_CIPHER_SPEC if !expected.is_change_cipher_spec() => {
+            ContentType::CHANGE_CIPHER_SPEC if awaits != Awaits::ChangeCipherSpec => {
                 Err(PeerMisbehaved::EarlyChangeCipherSpec.into())
             }
             ContentType::CHANGE_CIPHER_SPEC if payload != [1] => Err(InvalidMessage::MalformedChangeCipherSpec.into()),

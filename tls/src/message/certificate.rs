@@ -5,6 +5,9 @@ use crate::code_point::HandshakeType;
 use crate::codec::{Reader, read_all, write_vector};
 use crate::error::InvalidMessage;
 
+/// Most bytes of a body that a client's chain may have.
+pub const MAX_LENGTH: usize = (1 << 16) - 1;
+
 /// Appends the message for a chain of DER certificates, the sender's own first.
 pub fn write(chain: &[Vec<u8>], out: &mut Vec<u8>) {
     write_message(out, HandshakeType::CERTIFICATE, |out| {

@@ -3,7 +3,9 @@
 //! `read` takes a message's body, without the four bytes of its header; `write` appends the whole message.
 
 pub mod certificate;
+pub mod certificate_request;
 pub mod certificate_status;
+pub mod certificate_verify;
 pub mod client_hello;
 pub mod client_key_exchange;
 pub mod finished;

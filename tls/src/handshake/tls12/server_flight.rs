@@ -1,61 +1,48 @@
-//! The server's first flight: ServerHello, Certificate, CertificateStatus, ServerKeyExchange and ServerHelloDone, all
-//! sent when the key server has answered, since its answer brings ServerHello.random.
-
-use std::sync::Arc;
+//! The server's first flight: ServerHello, Certificate, CertificateStatus, ServerKeyExchange, CertificateRequest and
+//! ServerHelloDone, sent together once ServerHello.random is there.
 
 use rand_core::CryptoRng;
 
-use super::key_exchange::ExpectClientKeyExchange;
-use crate::code_point::{CipherSuite, ContentType, NamedGroup, ProtocolVersion, SignatureScheme};
+use super::Context;
+use super::client_auth::ExpectCertificate;
+use super::key_exchange::{ExpectClientKeyExchange, PendingExchange};
+use super::key_transport::AwaitLease;
+use super::signing::ReadyToSign;
+use crate::code_point::{CipherSuite, ContentType, ProtocolVersion, SignatureScheme};
 use crate::connection::Summary;
-use crate::crypto::{BadSignature, KeyPair, Provider};
-use crate::error::{Error, LocalFailure};
-use crate::handshake::HostParameters;
+use crate::crypto::Provider;
+use crate::error::Error;
 use crate::handshake::client_hello::ClientHelloReceived;
-use crate::handshake::negotiate::{Agreed, negotiate};
+use crate::handshake::expected::Expected;
+use crate::handshake::negotiate::{Agreed, AgreedExchange, negotiate};
+use crate::handshake::transcript::Transcript;
 use crate::handshake::wire::Wire;
-use crate::identity::Identity;
+use crate::handshake::{ClientAuth, HostParameters};
 use crate::message::client_hello::ClientHello;
 use crate::message::server_hello::{ServerExtensions, ServerHello};
-use crate::message::server_key_exchange::{ServerEcdhParams, signed_content};
-use crate::message::{certificate, certificate_status, server_hello_done, server_key_exchange};
+use crate::message::server_key_exchange::ServerEcdhParams;
+use crate::message::{certificate, certificate_request, certificate_status, server_hello_done, server_key_exchange};
 use crate::record::MAX_PLAINTEXT;
 
-/// What a key server is asked to sign, and with which key.
-#[derive(Clone, Copy, Debug)]
-pub struct SignatureRequest<'h> {
-    /// The certificate whose key is to sign.
-    pub identity: &'h Arc<Identity>,
-    /// ClientHello.random.
-    pub client_random: &'h [u8; 32],
-    /// The scheme to sign with.
-    pub scheme: SignatureScheme,
-    /// The group of the key exchange.
-    pub group: NamedGroup,
-    /// The ephemeral public value: an uncompressed point, or 32 bytes for x25519.
-    pub public: &'h [u8],
-    /// The name the client asked for.
-    pub server_name: Option<&'h str>,
-}
-
-/// A key server's answer.
-#[derive(Clone, Debug)]
-pub struct SignedParams {
-    /// The ServerHello.random to send.
-    pub server_random: [u8; 32],
-    /// Over `client_random ‖ server_random ‖ ServerECDHParams` (RFC 8422 §5.4).
-    pub signature: Vec<u8>,
-}
-
-/// A key server's answer whose signature verifies; only [`verify`](crate::handshake::Handshake::verify) makes one.
-#[derive(Debug)]
-pub struct VerifiedParams(SignedParams);
-
 /// Everything is agreed on but ServerHello.random.
-pub(crate) struct ReadyToSign {
-    received: ClientHelloReceived,
-    agreed: Agreed,
-    key_pair: Box<dyn KeyPair>,
+pub(crate) struct Negotiated {
+    pub(crate) received: ClientHelloReceived,
+    pub(crate) agreed: Agreed,
+    client_auth: ClientAuth,
+    schemes: Vec<SignatureScheme>,
+}
+
+/// Who gives ServerHello.random.
+pub(crate) enum RandomFrom {
+    Signature(ReadyToSign),
+    Lease(AwaitLease),
+}
+
+/// A ServerKeyExchange whose signature has been verified.
+pub(crate) struct SignedKeyExchange<'a> {
+    pub(crate) params: ServerEcdhParams<'a>,
+    pub(crate) scheme: SignatureScheme,
+    pub(crate) signature: &'a [u8],
 }
 
 impl ClientHelloReceived {
@@ -64,76 +51,66 @@ impl ClientHelloReceived {
         provider: &dyn Provider,
         host: &HostParameters,
         rng: &mut dyn CryptoRng,
-    ) -> Result<ReadyToSign, Error> {
+    ) -> Result<RandomFrom, Error> {
         let agreed = negotiate(&self.hello, host)?;
-        let key_pair = provider.key_pair(agreed.group, rng).ok_or(LocalFailure::NoKeyPair)?;
-        Ok(ReadyToSign { received: self, agreed, key_pair })
+        let exchange = agreed.exchange;
+        let negotiated =
+            Negotiated { received: self, agreed, client_auth: host.client_auth.clone(), schemes: host.schemes.clone() };
+        match exchange {
+            AgreedExchange::Ecdhe { group, scheme } => {
+                ReadyToSign::new(negotiated, group, scheme, provider, rng).map(RandomFrom::Signature)
+            }
+            AgreedExchange::Rsa => Ok(RandomFrom::Lease(AwaitLease { negotiated })),
+        }
     }
 }
 
-impl ReadyToSign {
-    fn params(&self) -> ServerEcdhParams<'_> {
-        ServerEcdhParams { group: self.agreed.group, public: self.key_pair.public() }
-    }
-
-    pub(crate) fn request(&self) -> SignatureRequest<'_> {
-        SignatureRequest {
-            identity: &self.agreed.identity,
-            client_random: &self.received.hello.random,
-            scheme: self.agreed.scheme,
-            group: self.agreed.group,
-            public: self.key_pair.public(),
-            server_name: self.received.hello.extensions.server_name.as_deref(),
-        }
-    }
-
-    pub(crate) fn verify(&self, provider: &dyn Provider, signed: SignedParams) -> Result<VerifiedParams, BadSignature> {
-        let content = signed_content(&self.received.hello.random, &signed.server_random, &self.params());
-        provider.verify(self.agreed.scheme, self.agreed.identity.public_key(), &content, &signed.signature)?;
-        Ok(VerifiedParams(signed))
-    }
-
+impl Negotiated {
+    /// Sends the flight; `signed` is there in ECDHE alone.
     pub(crate) fn send(
         self,
-        VerifiedParams(signed): VerifiedParams,
+        server_random: [u8; 32],
+        signed: Option<&SignedKeyExchange<'_>>,
         wire: &mut Wire,
         out: &mut Vec<u8>,
-    ) -> Result<ExpectClientKeyExchange, Error> {
-        let flight = self.flight(&signed);
-        let mut transcript = self.agreed.suite.hash.start();
-        transcript.update(&self.received.message);
+    ) -> Result<FlightSent, Error> {
+        let flight = self.flight(server_random, signed);
+        let Self { received, agreed, client_auth, schemes } = self;
+        let extensions = received.hello.extensions;
+        let keep = client_auth != ClientAuth::None || agreed.exchange == AgreedExchange::Rsa;
+        let mut transcript = Transcript::start(agreed.suite.hash, received.message, keep);
         transcript.update(&flight);
         wire.opener.agree_on_version();
         wire.sealer.seal(ContentType::HANDSHAKE, &flight, out)?;
-        let extensions = self.received.hello.extensions;
         if let Some(limit) = extensions.record_size_limit {
             wire.sealer.limit_records(limit);
         }
-        Ok(ExpectClientKeyExchange {
-            key_pair: self.key_pair,
-            client_random: self.received.hello.random,
-            server_random: signed.server_random,
-            suite: self.agreed.suite,
-            transcript,
-            summary: Summary {
-                server_name: extensions.server_name,
-                version: ProtocolVersion::TLS_1_2,
-                suite: self.agreed.suite.code_point,
-                group: self.agreed.group,
-                scheme: self.agreed.scheme,
-                alpn: self.agreed.alpn,
-                extended_master_secret: extensions.extended_master_secret,
-                key_id: self.agreed.identity.public_key().key_id(),
-            },
-        })
+        let (group, scheme) = match agreed.exchange {
+            AgreedExchange::Ecdhe { group, scheme } => (Some(group), Some(scheme)),
+            AgreedExchange::Rsa => (None, None),
+        };
+        let summary = Summary {
+            server_name: extensions.server_name,
+            version: ProtocolVersion::TLS_1_2,
+            suite: agreed.suite.code_point,
+            group,
+            scheme,
+            alpn: agreed.alpn,
+            extended_master_secret: extensions.extended_master_secret,
+            key_id: agreed.identity.public_key().key_id(),
+            client_chain: Vec::new(),
+        };
+        let client_random = received.hello.random;
+        let context = Context { client_random, server_random, suite: agreed.suite, transcript, summary };
+        Ok(FlightSent { context, client_auth, schemes })
     }
 
-    fn flight(&self, signed: &SignedParams) -> Vec<u8> {
+    fn flight(&self, server_random: [u8; 32], signed: Option<&SignedKeyExchange<'_>>) -> Vec<u8> {
         let identity = &self.agreed.identity;
         let ocsp_response = identity.ocsp_response().filter(|_| self.received.hello.extensions.status_request);
         let mut flight = Vec::with_capacity(4096);
         ServerHello {
-            random: signed.server_random,
+            random: server_random,
             session_id: Vec::new(),
             cipher_suite: self.agreed.suite.code_point,
             extensions: answers(&self.received.hello, self.agreed.alpn.clone(), ocsp_response.is_some()),
@@ -143,9 +120,37 @@ impl ReadyToSign {
         if let Some(response) = ocsp_response {
             certificate_status::write(response, &mut flight);
         }
-        server_key_exchange::write(&self.params(), self.agreed.scheme, &signed.signature, &mut flight);
+        if let Some(signed) = signed {
+            server_key_exchange::write(&signed.params, signed.scheme, signed.signature, &mut flight);
+        }
+        if let Some(authorities) = self.client_auth.authorities() {
+            certificate_request::write(&self.schemes, authorities, &mut flight);
+        }
         server_hello_done::write(&mut flight);
         flight
+    }
+}
+
+/// The flight is on its way.
+pub(crate) struct FlightSent {
+    context: Context,
+    client_auth: ClientAuth,
+    schemes: Vec<SignatureScheme>,
+}
+
+impl FlightSent {
+    /// What the client's flight begins with.
+    pub(crate) fn expect(self, pending: PendingExchange) -> Expected {
+        let Self { context, client_auth, schemes } = self;
+        let required = match client_auth {
+            ClientAuth::None => {
+                let state = ExpectClientKeyExchange { context, pending, client: None };
+                return Expected::ClientKeyExchange(Box::new(state));
+            }
+            ClientAuth::Optional { .. } => false,
+            ClientAuth::Required { .. } => true,
+        };
+        Expected::Certificate(Box::new(ExpectCertificate { context, pending, required, schemes }))
     }
 }
 
