@@ -10,6 +10,8 @@ use super::Options;
 use crate::pki::{KEY_SERVER_NAME, edge_identity};
 
 const EDGE_NAMES: [&str; 4] = ["one", "two", "three", "four"];
+/// Less than what a program that is told to stop is given before it is killed.
+const DRAIN_TIMEOUT: &str = "5s";
 const KEYS: &str = r#"["localhost-rsa", "localhost-p256"]"#;
 
 /// The whole stack on paper.
@@ -97,6 +99,9 @@ impl Layout {
             r#"# Written by keystead-local at each start.
 listen = "{grpc}"
 
+[limits]
+drain_timeout = "{DRAIN_TIMEOUT}"
+
 [metrics]
 listen = "{metrics}"
 
@@ -128,6 +133,9 @@ certificate_chain = "../pki/keyserver/localhost-p256.pem"
         format!(
             r#"# Written by keystead-local at each start.
 state_directory = "state"
+
+[limits]
+drain_timeout = "{DRAIN_TIMEOUT}"
 
 [metrics]
 listen = "{metrics}"
