@@ -21,3 +21,6 @@ pub mod schedule;
 pub mod server;
 pub mod service;
 pub mod settings;
+
+#[cfg(test)]
+mod fixture;

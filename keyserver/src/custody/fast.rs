@@ -27,7 +27,6 @@ pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem) -> Result<Box<dyn Custody
     }
 }
 
-#[derive(Debug)]
 struct Rsa(RsaKeyPair);
 
 fn rsa(key: &PrivateKeyPem) -> Result<Rsa, InvalidPrivateKey> {
@@ -57,7 +56,6 @@ impl Custody for Rsa {
     }
 }
 
-#[derive(Debug)]
 struct Ecdsa {
     scheme: SignatureScheme,
     pair: EcdsaKeyPair,
@@ -87,7 +85,6 @@ impl Custody for Ecdsa {
     }
 }
 
-#[derive(Debug)]
 struct Ed25519(Ed25519KeyPair);
 
 fn ed25519(key: &PrivateKeyPem) -> Result<Ed25519, InvalidPrivateKey> {

@@ -6,16 +6,14 @@ pub mod fast;
 pub mod pem;
 pub mod portable;
 
-use std::fmt::Debug;
-
 use keystead_tls::{KeyKind, SignatureScheme};
 use rand_core::CryptoRng;
 
 use crate::config::Crypto;
 use pem::PrivateKeyPem;
 
-/// A private key that can be used and not seen.
-pub trait Custody: Debug + Send + Sync {
+/// A private key that can be used and not seen, nor printed.
+pub trait Custody: Send + Sync {
     /// Signs `message`, which is hashed as `scheme` says. RSA-PSS takes a salt as long as the hash
     /// (RFC 8446 §4.2.3), ECDSA gives DER (RFC 8422 §5.4).
     ///

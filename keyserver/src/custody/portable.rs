@@ -31,7 +31,6 @@ pub(super) fn rsa_key(key: &PrivateKeyPem) -> Result<rsa::PrivateKey, InvalidPri
     private.ok_or(InvalidPrivateKey::Malformed)
 }
 
-#[derive(Debug)]
 struct Rsa(rsa::PrivateKey);
 
 impl Custody for Rsa {
@@ -53,12 +52,6 @@ impl Custody for Rsa {
 macro_rules! ecdsa {
     ($custody:ident, $read:ident, $curve:ident, $scheme:expr) => {
         struct $custody($curve::ecdsa::SigningKey);
-
-        impl std::fmt::Debug for $custody {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(concat!(stringify!($custody), "([redacted])"))
-            }
-        }
 
         fn $read(key: &PrivateKeyPem) -> Result<$custody, InvalidPrivateKey> {
             let secret = match key.encoding() {
@@ -92,12 +85,6 @@ ecdsa!(EcdsaP256, p256_key, p256, SignatureScheme::ECDSA_SECP256R1_SHA256);
 ecdsa!(EcdsaP384, p384_key, p384, SignatureScheme::ECDSA_SECP384R1_SHA384);
 
 struct Ed25519(ed25519_dalek::SigningKey);
-
-impl std::fmt::Debug for Ed25519 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Ed25519([redacted])")
-    }
-}
 
 fn ed25519(key: &PrivateKeyPem) -> Result<Ed25519, InvalidPrivateKey> {
     if key.encoding() != Encoding::Pkcs8 {
