@@ -1,5 +1,5 @@
 //! A key server on loopback and edges that talk to it over the channel.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use keystead_program::channel::{ClientChannel, Connector};
 use keystead_proto::pad::SIZE_CLASS;
