@@ -24,7 +24,7 @@ pub struct Lent {
 }
 
 /// Bytes, and which of them matter. What they are is the borrower's to say.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Buffer {
     /// At least [`SIZE`] bytes, of any content.
     pub bytes: Box<[u8]>,
@@ -36,7 +36,7 @@ impl Lent {
     /// A buffer of [`SIZE`] bytes.
     pub fn take() -> Self {
         let kept = POOL.with_borrow_mut(Vec::pop);
-        Self { buffer: Some(kept.unwrap_or_else(Buffer::new)) }
+        Self { buffer: Some(kept.unwrap_or_default()) }
     }
 
     /// A buffer that begins with `content`.
@@ -57,8 +57,9 @@ impl Lent {
     }
 }
 
-impl Buffer {
-    fn new() -> Self {
+impl Default for Buffer {
+    /// A buffer of [`SIZE`] bytes.
+    fn default() -> Self {
         Self { bytes: vec![0; SIZE].into_boxed_slice(), parts: Vec::new() }
     }
 }

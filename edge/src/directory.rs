@@ -131,7 +131,7 @@ fn count(count: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use crate::identity::tests::entry;
     use crate::virtual_host::tests::template;

@@ -1,6 +1,6 @@
 //! The one driver that knows both the socket and the engine's handshake.
 
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 use keystead_tls::crypto::{BadSignature, Provider};
@@ -132,9 +132,9 @@ impl Driver<'_> {
     async fn flush(&mut self) -> Result<(), Error> {
         let sent = socket::write_all(self.client, &self.out, self.deadline).await;
         self.out.clear();
-        sent.map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::TimedOut => PeerClosed::TimedOut.into(),
-            _ => PeerClosed::Truncated.into(),
+        sent.map_err(|cause| {
+            let timed_out = cause.kind() == io::ErrorKind::TimedOut;
+            if timed_out { PeerClosed::TimedOut.into() } else { PeerClosed::Truncated.into() }
         })
     }
 }

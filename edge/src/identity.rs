@@ -138,7 +138,7 @@ enum UnusableIdentity {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
 
     /// An identity as a key server would send it, with a fresh P-256 key.

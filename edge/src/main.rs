@@ -35,7 +35,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let arguments: Arguments = match run::arguments() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let outcome = match arguments.command {
         Command::Serve { config } => start(&config).map(|config| run::run(|stop| serve(config, stop))),
         Command::Check { config } => tell(&config),
     };

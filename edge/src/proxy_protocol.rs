@@ -171,7 +171,7 @@ fn openssl_name(suite: CipherSuite) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use keystead_tls::{KeyId, NamedGroup, ProtocolVersion, SignatureScheme};
 

@@ -233,10 +233,10 @@ impl From<Status> for LinkError {
     }
 }
 
-/// tonic's own words are "transport error"; what happened stands in the sources.
+/// tonic's own words are "transport error"; what happened stands in the sources, some of which repeat the one below.
 fn with_sources(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    let mut words: Vec<_> = sources.map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
 }

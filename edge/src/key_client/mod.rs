@@ -152,6 +152,3 @@ impl Asking<'_> {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

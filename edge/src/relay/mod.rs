@@ -158,6 +158,3 @@ impl Relay {
 
 /// No byte moved for as long as is allowed.
 struct IdleTooLong;
-
-#[cfg(test)]
-mod tests;

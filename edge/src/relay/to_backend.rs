@@ -224,14 +224,14 @@ mod tests {
 
     #[test]
     fn written_bytes_leave_the_front() {
-        for (written, left) in [
-            (0, vec![0..3, 5..9, 10..11]),
-            (2, vec![2..3, 5..9, 10..11]),
-            (3, vec![5..9, 10..11]),
-            (6, vec![8..9, 10..11]),
-            (7, vec![10..11]),
-            (8, vec![]),
-        ] {
+        let cases: [(usize, &[Range<usize>]); 5] = [
+            (0, &[0..3, 5..9, 10..11]),
+            (2, &[2..3, 5..9, 10..11]),
+            (3, &[5..9, 10..11]),
+            (6, &[8..9, 10..11]),
+            (8, &[]),
+        ];
+        for (written, left) in cases {
             let mut parts = vec![0..3, 5..9, 10..11];
             advance(&mut parts, written);
             assert_eq!(parts, left, "{written}");
