@@ -1,1 +1,5 @@
-//! x
+//! What the tests share, a part each.
+
+pub mod client;
+pub mod server;
+pub mod signer;
