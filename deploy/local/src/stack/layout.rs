@@ -82,11 +82,6 @@ impl Layout {
         ports
     }
 
-    /// Every address that answers `/readyz`.
-    pub(super) fn metrics(&self) -> impl Iterator<Item = SocketAddr> {
-        [self.key_server.metrics].into_iter().chain(self.edges.iter().map(|edge| edge.metrics))
-    }
-
     /// Writes the programs' configurations anew.
     pub(super) fn write_configurations(&self) -> Result<()> {
         write(&self.key_server.configuration, &self.key_server_configuration())?;
@@ -153,7 +148,7 @@ addresses = ["{key_server}"]
 server_name = "{KEY_SERVER_NAME}"
 
 [[virtual_host]]
-names = ["localhost", "*.localhost"]
+names = ["localhost"]
 default = true
 keys = {KEYS}
 backends = ["{backend}"]
