@@ -53,7 +53,7 @@ impl Files {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let files = Self { directory: tempfile::tempdir().unwrap(), authority };
-        files.write("ca.pem", &files.authority.pem());
+        files.write("ca.pem", files.authority.pem());
         files.issue("channel", SanType::DnsName("localhost".try_into().unwrap()));
         files
     }

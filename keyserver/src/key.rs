@@ -78,6 +78,12 @@ impl Key {
         self.custody.sign(scheme, message, rng)
     }
 
+    /// The same key with its private part elsewhere.
+    #[cfg(test)]
+    pub(crate) fn kept_by(self, custody: impl FnOnce(Box<dyn Custody>) -> Box<dyn Custody>) -> Self {
+        Self { custody: custody(self.custody), ..self }
+    }
+
     fn is_pair(&self, crypto: Crypto, rng: &mut dyn CryptoRng) -> bool {
         const PROBE: &[u8] = b"keystead: private key and certificate are a pair";
         self.identity.schemes().iter().all(|scheme| {

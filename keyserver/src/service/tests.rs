@@ -206,8 +206,8 @@ async fn a_foreign_key_and_no_key_are_refused_alike() {
 async fn what_is_wrong_is_refused_and_the_stream_goes_on() {
     let running = Running::start().await;
     let mut stream = running.exchange(EDGE_ONE).await;
-    type Request = v1::SignServerKeyExchangeRequest;
-    let wrong: [(fn(&mut Request), Code); 9] = [
+    type Spoil = fn(&mut v1::SignServerKeyExchangeRequest);
+    let wrong: [(Spoil, Code); 9] = [
         (|request| request.key_id.truncate(31), Code::InvalidArgument),
         (|request| request.client_random.push(0), Code::InvalidArgument),
         (|request| request.scheme = 1 << 16, Code::InvalidArgument),

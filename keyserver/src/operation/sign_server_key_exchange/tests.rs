@@ -4,6 +4,7 @@ use keystead_tls::crypto::{FAST, PORTABLE};
 
 use super::*;
 use crate::config::Crypto;
+use crate::custody::{Custody, SigningFailed};
 use crate::fixture::{Files, Kind};
 
 fn request(scheme: SignatureScheme) -> SignServerKeyExchange {
@@ -73,5 +74,27 @@ fn only_points_of_known_groups_are_signed() {
         off_the_curve[64] ^= 1;
         assert_eq!(outcome(NamedGroup::SECP256R1, off_the_curve), Err(Refusal::InvalidPoint));
         assert_eq!(outcome(NamedGroup(0x0100), vec![9; 32]), Err(Refusal::UnknownGroup));
+    }
+}
+
+/// A key whose signatures come out with one bit wrong.
+struct Faulty(Box<dyn Custody>);
+
+impl Custody for Faulty {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        let mut signature = self.0.sign(scheme, message, rng)?;
+        signature[100] ^= 1;
+        Ok(signature)
+    }
+}
+
+#[test]
+fn a_faulty_rsa_signature_does_not_leave() {
+    let key = key(Kind::Rsa2048, None).kept_by(|custody| Box::new(Faulty(custody)));
+    for provider in [FAST, PORTABLE] {
+        for scheme in key.identity().schemes() {
+            let outcome = request(*scheme).run(&key, provider, &mut rand::rng());
+            assert_eq!(outcome, Err(Refusal::FaultySignature), "{scheme}");
+        }
     }
 }
