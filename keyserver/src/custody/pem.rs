@@ -54,18 +54,20 @@ impl PrivateKeyPem {
     }
 }
 
-/// The sections of `text` whose label ends with `PRIVATE KEY`, from their first line to the end of the text.
+/// The sections of `text` whose label ends with `PRIVATE KEY`.
 fn private_key_sections(text: &str) -> impl Iterator<Item = &str> {
-    text.match_indices("-----BEGIN ")
-        .filter_map(|(start, _)| {
-            let section = text.get(start..)?;
-            let end_of_line = section.find('\n').unwrap_or(section.len());
-            section.get(..end_of_line)?.trim_end().ends_with("PRIVATE KEY-----").then_some(section)
-        })
-        .map(|section| match section.find("-----END ").and_then(|end| Some((end, section.get(end..)?.find('\n')?))) {
-            Some((end, line)) => section.get(..=end + line).unwrap_or(section),
-            None => section,
-        })
+    text.match_indices("-----BEGIN ").filter_map(|(start, _)| {
+        let section = text.get(start..)?;
+        let label = section.lines().next()?;
+        label.trim_end().ends_with("PRIVATE KEY-----").then(|| up_to_its_end(section))
+    })
+}
+
+/// The front of `text` through the line `-----END …`; all of it where there is none.
+fn up_to_its_end(text: &str) -> &str {
+    let last_line = text.find("-----END ").unwrap_or(text.len());
+    let line_length = text.get(last_line..).and_then(|line| line.find('\n'));
+    line_length.and_then(|length| text.get(..=last_line + length)).unwrap_or(text)
 }
 
 /// Why a text gives no private key.
