@@ -69,10 +69,11 @@ impl Listener {
                 };
                 let (client, peer) = self.next(&connections).await;
                 let connections = connections.clone();
-                connections.telemetry.accepted.inc();
+                // Out of the macro, which evaluates nothing where no log is wanted.
+                let id = connections.telemetry.accepted.inc();
                 let span = tracing::info_span!(
                     "connection",
-                    id = connections.telemetry.accepted.get(),
+                    id,
                     listener = %self.address,
                     server_name = tracing::field::Empty,
                 );

@@ -65,9 +65,12 @@ pub(super) fn failure(code: Code) -> KeyServerFailure {
 /// keeps no state, so asking twice is harmless.
 pub(super) fn may_be_retried(failure: KeyServerFailure) -> bool {
     match failure {
-        KeyServerFailure::Unreachable | KeyServerFailure::Overloaded | KeyServerFailure::WrongSignature => true,
-        // The time is over, or every key server will say the same.
-        KeyServerFailure::NoAnswer | KeyServerFailure::NotAuthorised | KeyServerFailure::Refused => false,
+        KeyServerFailure::Unreachable
+        | KeyServerFailure::NoAnswer
+        | KeyServerFailure::Overloaded
+        | KeyServerFailure::WrongSignature => true,
+        // Every key server will say the same.
+        KeyServerFailure::NotAuthorised | KeyServerFailure::Refused => false,
     }
 }
 

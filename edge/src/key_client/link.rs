@@ -14,6 +14,7 @@ use keystead_proto::v1::key_server_client::KeyServerClient;
 use keystead_proto::v1::watch_event::Event;
 use keystead_tls::KeyServerFailure;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -99,7 +100,7 @@ impl Link {
         }
     }
 
-    async fn connect_and_serve(&self, directory: &Directory) -> LinkError {
+    async fn connect_and_serve(&self, directory: &Arc<Directory>) -> LinkError {
         match self.connect().await {
             Ok((replies, events)) => self.serve(replies, events, directory).await,
             Err(cause) => cause,
@@ -119,7 +120,7 @@ impl Link {
         Ok((replies, events))
     }
 
-    async fn serve(&self, replies: Replies, events: Events, directory: &Directory) -> LinkError {
+    async fn serve(&self, replies: Replies, events: Events, directory: &Arc<Directory>) -> LinkError {
         let Some(stream) = self.stream.load_full() else {
             return LinkError::Ended;
         };
@@ -130,7 +131,7 @@ impl Link {
         }
     }
 
-    async fn take_events(&self, mut events: Events, stream: &RequestStream, directory: &Directory) -> LinkError {
+    async fn take_events(&self, mut events: Events, stream: &RequestStream, directory: &Arc<Directory>) -> LinkError {
         loop {
             let event = match events.message().await {
                 Ok(Some(event)) => event.event,
@@ -138,7 +139,13 @@ impl Link {
                 Err(status) => return status.into(),
             };
             match event {
-                Some(Event::Identities(identities)) => directory.tell(self.server, identities),
+                Some(Event::Identities(identities)) => {
+                    let (directory, server) = (directory.clone(), self.server);
+                    // Thousands of certificates take longer to read than a reactor may be kept.
+                    if spawn_blocking(move || directory.tell(server, identities)).await.is_err() {
+                        return LinkError::Ended;
+                    }
+                }
                 Some(Event::Drain(_)) => {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
                     stream.draining.store(true, Ordering::Relaxed);

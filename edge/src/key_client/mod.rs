@@ -137,13 +137,24 @@ impl Asking<'_> {
     async fn try_once(&mut self) -> Result<SignedParams, KeyServerFailure> {
         let link = self.client.pick(self.asked.as_ref()).ok_or(KeyServerFailure::Unreachable)?.clone();
         let operation = Operation::SignServerKeyExchange(self.question.clone());
-        let outcome = self.asked.insert(link).ask(operation, self.deadline).await?;
+        let deadline = self.deadline_of_try(&link);
+        let outcome = self.asked.insert(link).ask(operation, deadline).await?;
         answer::signed_params(outcome)
+    }
+
+    /// A try that leaves another one possible gets half of the time that is left, so that a key server that does not
+    /// answer leaves the other half to one that does.
+    fn deadline_of_try(&self, link: &Arc<Link>) -> Instant {
+        if self.retries == 0 || self.client.pick(Some(link)).is_none() {
+            return self.deadline;
+        }
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now) / 2
     }
 
     fn failed(&mut self, failure: KeyServerFailure) -> Result<(), KeyServerFailure> {
         self.client.telemetry.key_server_failed(failure);
-        let elsewhere = self.asked.is_some() && self.client.pick(self.asked.as_ref()).is_some();
+        let elsewhere = self.asked.as_ref().is_some_and(|asked| self.client.pick(Some(asked)).is_some());
         if self.retries == 0 || !elsewhere || !answer::may_be_retried(failure) {
             return Err(failure);
         }

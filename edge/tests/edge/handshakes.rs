@@ -117,6 +117,22 @@ async fn a_silent_key_server_ends_the_handshake_in_time() {
 }
 
 #[tokio::test]
+async fn a_silent_key_server_costs_time_and_no_handshake_where_there_is_another() {
+    let options = Options {
+        key_servers: 2,
+        connections: 1,
+        key_server_timeout: Duration::from_millis(1000),
+        ..Options::default()
+    };
+    let stack = Stack::start(options).await;
+    stack.key_servers[0].conduct(Conduct::Ignore);
+    for _ in 0..4 {
+        echo(&stack).await;
+    }
+    assert!(stack.telemetry.key_server_retries.get() > 0);
+}
+
+#[tokio::test]
 async fn a_key_server_that_is_gone_fails_handshakes_fast_until_it_is_back() {
     let mut stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
     let address = stack.kill_key_server(0).await;
@@ -241,4 +257,13 @@ async fn after_stop_connections_go_on_and_no_other_is_accepted() {
     assert!(!stack.tracker.is_empty());
     drop((client, backend));
     tokio::time::timeout(Duration::from_secs(5), stack.tracker.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_task_of_a_connection_is_small() {
+    let stack = Stack::start(Options::default()).await;
+    let client = TcpStream::connect(stack.edge).await.unwrap();
+    let task = stack.connections.serve(client, stack.edge);
+    // What only handshakes need is boxed and freed; a connection that idles pays for its relay alone.
+    assert!(size_of_val(&task) <= 1280, "{}", size_of_val(&task));
 }

@@ -38,6 +38,7 @@ type Authority = CertifiedIssuer<'static, KeyPair>;
 pub(crate) struct Stack {
     pub(crate) key_servers: Vec<TestKeyServer>,
     pub(crate) edge: SocketAddr,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) backend: TcpListener,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) readiness: Readiness,
@@ -128,9 +129,10 @@ impl Stack {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = Listener::bind(&config.listeners[0]).unwrap();
         let edge = listener.address();
-        tokio::spawn(listener.accept(connections, places, tracker.clone(), stop.clone()));
+        tokio::spawn(listener.accept(connections.clone(), places, tracker.clone(), stop.clone()));
         let stack = Self {
             edge,
+            connections,
             backend,
             telemetry,
             readiness,
