@@ -34,7 +34,7 @@ impl Stack {
         let ports: Vec<_> = held.iter().map(|it| it.local_addr().unwrap().port().to_string()).collect();
         drop(held);
         let names = ["TLS", "EDGE_METRICS", "KEY_SERVER", "KEY_SERVER_METRICS", "BACKEND"];
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keystead-local"));
+        let mut command = command();
         for (name, port) in names.iter().zip(&ports) {
             command.env(format!("KEYSTEAD_LOCAL_{name}_PORT"), port);
         }
@@ -82,6 +82,17 @@ impl Drop for Stack {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The program that cargo built, or the one in the directory that `KEYSTEAD_PROGRAMS` names.
+fn command() -> Command {
+    let Some(directory) = std::env::var_os("KEYSTEAD_PROGRAMS") else {
+        return Command::new(env!("CARGO_BIN_EXE_keystead-local"));
+    };
+    let mut command = Command::new(Path::new(&directory).join("keystead-local"));
+    // Outside cargo nothing is built: the programs beside this one are taken as they are.
+    command.env_remove("CARGO");
+    command
 }
 
 fn shell(line: &str) -> String {

@@ -46,8 +46,6 @@ impl Family {
         let mut command = Command::new(&self.this);
         command.arg("exec-with-parent").arg(std::process::id().to_string()).arg(program);
         command.args(["serve", "--config"]).arg(configuration);
-        // The log is a file, not a terminal.
-        command.env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // A terminal's Ctrl-C goes to a whole process group; the children shall hear of it from here, in order.
         command.process_group(0);
