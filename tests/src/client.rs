@@ -36,6 +36,8 @@ use crate::signer::SERVER_NAME;
 pub struct Client {
     /// What it offers. [`Client::hello`] sends it.
     pub offer: ClientHello,
+    /// Further extensions, each made by [`extension`], that stand behind the offer's in ClientHello.
+    pub more_extensions: Vec<u8>,
     transcript: Vec<u8>,
     flight: Option<Flight>,
     master_secret: Option<MasterSecret>,
@@ -103,6 +105,25 @@ pub fn message(kind: HandshakeType, body: &[u8]) -> Vec<u8> {
     [&[kind.0][..], &length, body].concat()
 }
 
+/// An extension of any type and content.
+pub fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(data.len()).expect("an extension's length").to_be_bytes();
+    [&kind.to_be_bytes()[..], &length, data].concat()
+}
+
+/// ClientHello's body in two parts: what stands in front of the extensions' length, and the extensions.
+pub fn hello_parts(offer: &ClientHello) -> (Vec<u8>, Vec<u8>) {
+    let body = |offer: &ClientHello| {
+        let mut message = Vec::new();
+        offer.write(&mut message);
+        message.split_off(message::HEADER_LENGTH)
+    };
+    let mut front = body(&ClientHello { extensions: ClientExtensions::default(), ..offer.clone() });
+    let extensions = body(offer).split_off(front.len());
+    front.truncate(front.len() - 2);
+    (front, extensions)
+}
+
 /// A record of any type and content, unprotected.
 pub fn plain_record(content_type: ContentType, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).expect("a record's length").to_be_bytes();
@@ -120,6 +141,7 @@ impl Client {
     pub fn new(offer: ClientHello) -> Self {
         Self {
             offer,
+            more_extensions: Vec::new(),
             transcript: Vec::new(),
             flight: None,
             master_secret: None,
@@ -138,8 +160,11 @@ impl Client {
 
     /// ClientHello.
     pub fn hello_message(&mut self) -> Vec<u8> {
-        let mut message = Vec::new();
-        self.offer.write(&mut message);
+        let (mut body, mut extensions) = hello_parts(&self.offer);
+        extensions.extend_from_slice(&self.more_extensions);
+        body.extend(u16::try_from(extensions.len()).expect("a block's length").to_be_bytes());
+        body.extend(extensions);
+        let message = message(HandshakeType::CLIENT_HELLO, &body);
         self.note(&message);
         message
     }

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use keystead_tests::client::{Client, suites_for};
+use keystead_tests::conversation::{State, at, bring};
 use keystead_tests::server::{Server, host};
 use keystead_tests::signer::{self, ED25519, OCSP_RESPONSE, P256, SERVER_NAME, Signer, signers};
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
@@ -85,16 +86,7 @@ fn converse_into(
 
 /// Completes a handshake of the tests' own client; the next bytes are application data.
 fn connect(client: &mut Client, server: &mut Server) {
-    server.feed(&client.hello()).unwrap();
-    client.read_flight(&server.take_output());
-    server.feed(&client.second_flight()).unwrap();
-    assert_eq!(client.read_finished(&server.take_output()), []);
-}
-
-fn connected() -> (Client, Server) {
-    let (mut client, mut server) = (Client::default(), Server::default());
-    connect(&mut client, &mut server);
-    (client, server)
+    bring(client, server, State::Established);
 }
 
 #[test]
@@ -368,7 +360,7 @@ fn each_side_closes_in_order_and_the_other_may_go_on() {
     assert_eq!((records[0].content_type, records[0].payload.as_slice()), (ContentType::ALERT, &[1, 0][..]));
     assert_eq!(server.end_of_input(), Ok(()));
 
-    let (mut client, mut server) = connected();
+    let (mut client, mut server) = at(State::Established);
     server.close();
     assert_eq!(client.read(&server.take_output())[0].payload, [1, 0]);
     server.feed(&client.data(b"more")).unwrap();
@@ -401,7 +393,7 @@ fn truncation_is_told_from_an_orderly_close() {
         assert_eq!(server.end_of_input(), Err(PeerClosed::Truncated.into()), "{length} bytes");
     }
 
-    let (mut client, mut server) = connected();
+    let (mut client, mut server) = at(State::Established);
     let data = client.data(b"half");
     server.feed(&data[..data.len() - 1]).unwrap();
     assert_eq!(server.end_of_input(), Err(PeerClosed::Truncated.into()));

@@ -3,25 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use keystead_tests::client::{Client, Record, message};
-use keystead_tests::server::Server;
+use keystead_tests::conversation::{STATES, State, at, complete_from, read_answer, right_message};
 use keystead_tls::{
     Alert, AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, PeerClosed, PeerIncompatible,
     PeerMisbehaved,
 };
-
-/// What the server waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
-    ClientHello,
-    ClientKeyExchange,
-    ChangeCipherSpec,
-    Finished,
-    Established,
-}
-
-/// The columns of the table.
-const STATES: [State; 5] =
-    [State::ClientHello, State::ClientKeyExchange, State::ChangeCipherSpec, State::Finished, State::Established];
 
 /// What the client sends, protected from its ChangeCipherSpec on.
 #[derive(Clone, Copy, Debug)]
@@ -127,55 +113,6 @@ const TABLE: [(&str, Sent, [Outcome; 5]); 32] = [
     ("an empty alert",         record(21, &[]),                        [EMPTY,   EMPTY,    EMPTY,     EMPTY,   EMPTY]),
     ("an unknown record",      record(24, &[1, 0, 0]),                 [NO_TLS,  NO_TYPE,  NO_TYPE,   NO_TYPE, NO_TYPE]),
 ];
-
-/// A client and a server that waits for `state`.
-fn at(state: State) -> (Client, Server) {
-    let (mut client, mut server) = (Client::default(), Server::default());
-    for passed in STATES.into_iter().filter(|passed| *passed < state) {
-        step(passed, &mut client, &mut server);
-    }
-    (client, server)
-}
-
-/// The right message for `state`.
-fn right_message(state: State, client: &mut Client) -> Vec<u8> {
-    match state {
-        State::ClientHello => client.hello(),
-        State::ClientKeyExchange => client.key_exchange(),
-        State::ChangeCipherSpec => client.change_cipher_spec(),
-        State::Finished => client.finished(),
-        State::Established => client.data(b"ping"),
-    }
-}
-
-/// Sends the right message for `state` and reads the answer.
-fn step(state: State, client: &mut Client, server: &mut Server) {
-    server.feed(&right_message(state, client)).unwrap();
-    read_answer(state, client, server);
-}
-
-/// Reads the answer to the right message for `state`.
-fn read_answer(state: State, client: &mut Client, server: &mut Server) {
-    let answer = server.take_output();
-    match state {
-        State::ClientHello => drop(client.read_flight(&answer)),
-        State::ClientKeyExchange | State::ChangeCipherSpec => assert_eq!(answer, []),
-        State::Finished => assert_eq!(client.read_finished(&answer), []),
-        State::Established => {
-            assert_eq!(answer, []);
-            assert!(server.take_received().ends_with(b"ping"));
-            server.send(b"pong");
-            assert_eq!(client.read_data(&server.take_output()), b"pong");
-        }
-    }
-}
-
-/// Completes the handshake from `state` and exchanges data.
-fn complete_from(state: State, client: &mut Client, server: &mut Server) {
-    for next in STATES.into_iter().filter(|next| *next >= state) {
-        step(next, client, server);
-    }
-}
 
 impl Sent {
     fn bytes(self, state: State, client: &mut Client) -> Vec<u8> {
