@@ -14,6 +14,7 @@ pub mod handshake;
 pub mod identity;
 pub mod key_client;
 pub mod listener;
+pub mod open_files;
 pub mod proxy_protocol;
 pub mod relay;
 pub mod serve;

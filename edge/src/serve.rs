@@ -20,6 +20,7 @@ use crate::handshake::Handshakes;
 use crate::identity::IdentitySet;
 use crate::key_client::KeyClient;
 use crate::listener::Listener;
+use crate::open_files;
 use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
@@ -30,6 +31,7 @@ use crate::virtual_host::HostTemplate;
 /// What keeps it from starting.
 pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let material = channel_material(&config).map_err(Failure::configuration)?;
+    open_files::allow(config.limits.max_connections);
     let listeners = bind(&config).map_err(Failure::start)?;
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::register(&mut registry));

@@ -79,7 +79,8 @@ impl State {
 fn try_open(path: &Path) -> Result<sled::Db, OpenError> {
     fs::create_dir_all(path)?;
     remove_torn_snapshots(path)?;
-    let config = sled::Config::new().path(path).cache_capacity(CACHE);
+    // What is written is flushed by whoever writes it; no timer is needed.
+    let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
     // sled panics on some files that were cut short. Nothing of this process is in its hands while it opens.
     let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
     opened.map_err(|panic| OpenError::Panic(words(panic.as_ref())))?.map_err(OpenError::Sled)
