@@ -81,7 +81,7 @@ fn covers(identity: &Identity, name: &NamePattern) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use keystead_tls::SignatureScheme;
 

@@ -56,6 +56,7 @@ impl Directory {
         ready: Condition,
         telemetry: Arc<Telemetry>,
     ) -> Self {
+        templates.iter().for_each(HostTemplate::warn_of_files);
         let sources = Sources { remembered, servers: vec![None; servers] };
         let directory = Self {
             table: ArcSwap::default(),
@@ -105,7 +106,7 @@ impl Directory {
     fn report(&self, table: &Table, identities: &IdentitySet) {
         let before = self.merged.borrow();
         for template in &self.templates {
-            template.warn(identities, &before);
+            template.warn_of_keys(identities, &before);
         }
         let bare: Vec<_> =
             table.hosts().iter().filter(|host| !host.has_identity()).map(|host| host.name.as_str()).collect();
@@ -131,7 +132,7 @@ fn count(count: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use crate::identity::tests::entry;
     use crate::virtual_host::tests::template;

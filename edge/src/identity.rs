@@ -82,9 +82,11 @@ impl IdentitySet {
     /// Whether both hold the same identities, as [`IdentitySet::read`] shares them.
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
-            && self.0.iter().zip(&other.0).all(|((name, one), (other_name, other))| {
-                name == other_name && Arc::ptr_eq(one, other)
-            })
+            && self
+                .0
+                .iter()
+                .zip(&other.0)
+                .all(|((name, one), (other_name, other))| name == other_name && Arc::ptr_eq(one, other))
     }
 
     /// What a key server would send to make this set known.
@@ -136,7 +138,7 @@ enum UnusableIdentity {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
 
     /// An identity as a key server would send it, with a fresh P-256 key.

@@ -1,11 +1,25 @@
 //! The edge: terminates TLS without holding a private key.
+//!
+//! A connection's road: [`listener`] accepts it, [`handshake`] drives the engine and finds its [`virtual_host`],
+//! [`key_client`] gets the signature, [`backend`] connects, [`relay`] moves bytes.
 
 pub mod backend;
+pub mod buffer;
 pub mod certificate;
+pub mod check;
 pub mod config;
+pub mod connection;
 pub mod directory;
+pub mod handshake;
 pub mod identity;
+pub mod key_client;
+pub mod listener;
+pub mod open_files;
 pub mod proxy_protocol;
+pub mod relay;
+pub mod serve;
 pub mod server_name;
+pub mod socket;
+pub mod state;
 pub mod telemetry;
 pub mod virtual_host;

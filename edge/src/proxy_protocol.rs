@@ -171,7 +171,7 @@ fn openssl_name(suite: CipherSuite) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use keystead_tls::{KeyId, NamedGroup, ProtocolVersion, SignatureScheme};
 
@@ -208,7 +208,10 @@ mod tests {
             String::from_utf8(header(ProxyProtocol::V1, source, destination, &summary(None, None))).unwrap()
         };
         assert_eq!(line("192.0.2.1:56324", "198.51.100.7:443"), "PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n");
-        assert_eq!(line("[2001:db8::1]:56324", "[2001:db8::2]:443"), "PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n");
+        assert_eq!(
+            line("[2001:db8::1]:56324", "[2001:db8::2]:443"),
+            "PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n"
+        );
         assert_eq!(
             line("[::ffff:192.0.2.1]:56324", "[::ffff:198.51.100.7]:443"),
             "PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n",

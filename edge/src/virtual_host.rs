@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use keystead_tls::{HostParameters, KeyId};
+use keystead_tls::{HostParameters, Identity, KeyId};
 
 use crate::backend::Backends;
 use crate::certificate;
@@ -75,16 +75,26 @@ impl HostTemplate {
         }
     }
 
+    /// Logs what clients would object to in certificates from files.
+    pub fn warn_of_files(&self) {
+        for certificate in &self.config.certificates {
+            self.warn_of(&certificate.file, &certificate.identity);
+        }
+    }
+
     /// Logs what clients would object to in the identities that `identities` has and `before` had not.
-    pub fn warn(&self, identities: &IdentitySet, before: &IdentitySet) {
+    pub fn warn_of_keys(&self, identities: &IdentitySet, before: &IdentitySet) {
         for key in &self.config.keys {
             let Some(known) = identities.get(key) else { continue };
-            if before.get(key).is_some_and(|before| Arc::ptr_eq(before, known)) {
-                continue;
+            if !before.get(key).is_some_and(|before| Arc::ptr_eq(before, known)) {
+                self.warn_of(key, &known.identity);
             }
-            for objection in certificate::objections(&known.identity, &self.config.names) {
-                tracing::warn!(host = self.config.name(), key, objection, "certificate that clients will refuse");
-            }
+        }
+    }
+
+    fn warn_of(&self, source: &str, identity: &Identity) {
+        for objection in certificate::objections(identity, &self.config.names) {
+            tracing::warn!(host = self.config.name(), source, objection, "certificate that clients will refuse");
         }
     }
 }
@@ -140,7 +150,7 @@ impl Table {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use crate::identity::tests::entry;
     use keystead_proto::v1;

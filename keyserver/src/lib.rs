@@ -1,1 +1,26 @@
-//! x
+//! Holds private keys and signs for edges.
+//!
+//! A request passes through these parts, in this order:
+//!
+//! - [`service`] decodes it, says who asks, and encodes the answer,
+//! - [`authorize`] tells which keys the peer may use,
+//! - [`schedule`] puts it on a thread for operations of its cost,
+//! - [`operation`] checks what it asks for and does it,
+//! - [`custody`] is where the private key lives.
+//!
+//! [`config`] is what the configuration file says and [`settings`] what it means; [`server`] puts everything together.
+
+pub mod authorize;
+pub mod config;
+pub mod custody;
+pub mod key;
+pub mod metrics;
+pub mod operation;
+pub mod refusal;
+pub mod schedule;
+pub mod server;
+pub mod service;
+pub mod settings;
+
+#[cfg(test)]
+mod fixture;

@@ -1,5 +1,7 @@
 //! Logs to standard error, as text for people or JSON for machines.
 
+use std::io::IsTerminal;
+
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -52,7 +54,10 @@ impl LogConfig {
 /// # Errors
 /// [`LogError`] for a level that does not parse, and for a second call.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
-    let lines = tracing_subscriber::fmt().with_env_filter(config.filter()?).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(config.filter()?)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => lines.finish().try_init()?,
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,

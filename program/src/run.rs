@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | The program ended by itself, or drained after SIGTERM or SIGINT |
 //! | 1 | It could not start, or failed while it ran, or a second signal cut the drain short |
-//! | 64 | The configuration is wrong (`EX_USAGE`) |
+//! | 64 | Arguments or configuration are wrong (`EX_USAGE`) |
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -40,6 +40,18 @@ impl Failure {
             Self::Start(_) => 1,
         }
     }
+}
+
+/// The program's arguments.
+///
+/// # Errors
+/// The code to leave `main` with, after having printed what was asked for (0) or what is wrong (64).
+pub fn arguments<A: clap::Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|answer| {
+        // With the output closed there is nobody to tell.
+        let _ = answer.print();
+        if answer.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS }
+    })
 }
 
 /// Runs `program` on a runtime with a thread for each processor and gives the code to leave `main` with. SIGTERM or

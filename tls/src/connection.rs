@@ -105,6 +105,8 @@ impl Established {
     }
 
     fn open_record(&mut self, buffer: &mut [u8], out: &mut Vec<u8>) -> Result<Opened, Error> {
+        // The record of the client's Finished may hold more messages.
+        self.refuse_renegotiation(out)?;
         let (content_type, plaintext, consumed) = match self.opener.open(buffer)? {
             Deframed::Incomplete { wanted } => return Ok(Opened::Incomplete { wanted }),
             Deframed::Record { content_type, plaintext, consumed } => (content_type, plaintext, consumed),

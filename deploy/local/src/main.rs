@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use keystead_local::backend::{self, Expect};
 use keystead_local::pki::{Deployment, KEY_SERVER_NAME, Owner};
 use keystead_local::stack;
-use keystead_program::run::{Failure, report, run};
+use keystead_program::run::{Failure, arguments, report, run};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +66,10 @@ struct PkiArguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     if let Some(Command::ExecWithParent { parent, command }) = &arguments.command {
         return report(&Failure::start(stack::exec_with_parent(*parent, command)));
     }

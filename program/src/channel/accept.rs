@@ -231,7 +231,13 @@ impl Acceptor {
 
     fn refuse(&self, address: SocketAddr, reason: RefusedPeer, detail: &(impl std::fmt::Display + ?Sized)) {
         self.metrics.refused.get_or_create(&Refusal { reason }).inc();
-        tracing::info!(reason = reason.reason(), %address, %detail, "connection refused");
+        let word = reason.reason();
+        if reason == RefusedPeer::ConnectionLost {
+            // So does everything look that only probes whether the port is open.
+            tracing::debug!(reason = word, %address, %detail, "connection lost");
+        } else {
+            tracing::info!(reason = word, %address, %detail, "connection refused");
+        }
     }
 }
 

@@ -166,3 +166,67 @@ pub(super) fn header(content_type: ContentType, version: ProtocolVersion, length
     let [.., l0, l1] = length.to_be_bytes();
     [content_type.0, v0, v1, l0, l1]
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::alert::AlertDescription;
+    use crate::code_point::CipherSuite;
+    use crate::crypto::FAST;
+    use crate::record::Sealer;
+
+    /// A sealer that has protected `sequence` records.
+    fn sealer_at(sequence: u64, suite: CipherSuite) -> Sealer {
+        let secret = MasterSecret::new([1; 48]);
+        let pair = ProtectionPair::derive(FAST, Suite::find(suite).unwrap(), &secret, &[2; 32], &[3; 32]);
+        let mut sealer = Sealer::default();
+        sealer.change_cipher_spec(Protection { sequence, ..pair.server }, &mut Vec::new()).unwrap();
+        sealer
+    }
+
+    #[test]
+    fn a_key_is_not_used_beyond_its_limit_and_still_says_so() {
+        for (suite, limit) in [
+            (CipherSuite::ECDHE_RSA_WITH_AES_128_GCM_SHA256, 1 << 24),
+            (CipherSuite::ECDHE_RSA_WITH_AES_256_GCM_SHA384, 1 << 24),
+            (CipherSuite::ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, u64::MAX),
+        ] {
+            let (mut sealer, mut out) = (sealer_at(limit - 18, suite), Vec::new());
+            let two_records = sealer.max_payload() + 1;
+            assert_eq!(sealer.seal(ContentType::APPLICATION_DATA, &vec![0; two_records], &mut out), Ok(()));
+            let sealed = out.len();
+            assert_eq!(
+                sealer.seal(ContentType::APPLICATION_DATA, &[0], &mut out),
+                Err(LocalFailure::KeyExhausted),
+                "{suite}"
+            );
+            assert_eq!(out.len(), sealed, "nothing of the record is sent");
+            sealer.alert(AlertDescription::INTERNAL_ERROR, &mut out);
+            assert!(out.len() > sealed, "the alert is sent");
+        }
+    }
+
+    #[test]
+    fn sequence_numbers_do_not_wrap() {
+        let suite = Suite::find(CipherSuite::ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256).unwrap();
+        let pair = ProtectionPair::derive(FAST, suite, &MasterSecret::new([1; 48]), &[2; 32], &[3; 32]);
+        let mut writer = Protection { sequence: u64::MAX, ..pair.server };
+        let mut fragment = [0; TAG_LENGTH];
+        let sealed = writer.seal(ContentType::ALERT, ProtocolVersion::TLS_1_2, &mut fragment);
+        assert_eq!(sealed, Err(LocalFailure::KeyExhausted));
+        assert_eq!(fragment, [0; TAG_LENGTH], "the last nonce is never used");
+    }
+
+    #[test]
+    fn the_nonce_is_the_sequence_number() {
+        let suite = Suite::find(CipherSuite::ECDHE_RSA_WITH_AES_128_GCM_SHA256).unwrap();
+        let pair = ProtectionPair::derive(FAST, suite, &MasterSecret::new([1; 48]), &[2; 32], &[3; 32]);
+        let mut writer = pair.server;
+        for sequence in 0..3_u64 {
+            let mut fragment = [0; 8 + TAG_LENGTH];
+            writer.seal(ContentType::ALERT, ProtocolVersion::TLS_1_2, &mut fragment).unwrap();
+            assert!(fragment.starts_with(&sequence.to_be_bytes()));
+        }
+    }
+}

@@ -20,8 +20,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const TAIL: usize = 15;
 
 /// The running programs, in the order of their start.
-#[derive(Default)]
 pub(super) struct Family {
+    this: PathBuf,
     members: Vec<Member>,
 }
 
@@ -32,14 +32,18 @@ struct Member {
 }
 
 impl Family {
+    /// A family without members, of the parent whose program lies at `this`.
+    pub(super) fn new(this: PathBuf) -> Self {
+        Self { this, members: Vec::new() }
+    }
+
     /// Starts `program serve --config configuration`, with its output in a log that begins anew.
     ///
     /// To be called on the process's first thread: a child ends with the thread that started it.
     pub(super) fn start(&mut self, name: &str, program: &Path, configuration: &Path, layout: &Layout) -> Result<()> {
         let log = layout.log(name);
         let output = create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let this = std::env::current_exe().context("cannot tell where this program lies")?;
-        let mut command = Command::new(this);
+        let mut command = Command::new(&self.this);
         command.arg("exec-with-parent").arg(std::process::id().to_string()).arg(program);
         command.args(["serve", "--config"]).arg(configuration);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

@@ -10,6 +10,8 @@ use super::Options;
 use crate::pki::{KEY_SERVER_NAME, edge_identity};
 
 const EDGE_NAMES: [&str; 4] = ["one", "two", "three", "four"];
+/// Less than what a program that is told to stop is given before it is killed.
+const DRAIN_TIMEOUT: &str = "5s";
 const KEYS: &str = r#"["localhost-rsa", "localhost-p256"]"#;
 
 /// The whole stack on paper.
@@ -80,11 +82,6 @@ impl Layout {
         ports
     }
 
-    /// Every address that answers `/readyz`.
-    pub(super) fn metrics(&self) -> impl Iterator<Item = SocketAddr> {
-        [self.key_server.metrics].into_iter().chain(self.edges.iter().map(|edge| edge.metrics))
-    }
-
     /// Writes the programs' configurations anew.
     pub(super) fn write_configurations(&self) -> Result<()> {
         write(&self.key_server.configuration, &self.key_server_configuration())?;
@@ -96,6 +93,9 @@ impl Layout {
         let mut text = format!(
             r#"# Written by keystead-local at each start.
 listen = "{grpc}"
+
+[limits]
+drain_timeout = "{DRAIN_TIMEOUT}"
 
 [metrics]
 listen = "{metrics}"
@@ -129,6 +129,9 @@ certificate_chain = "../pki/keyserver/localhost-p256.pem"
             r#"# Written by keystead-local at each start.
 state_directory = "state"
 
+[limits]
+drain_timeout = "{DRAIN_TIMEOUT}"
+
 [metrics]
 listen = "{metrics}"
 
@@ -145,7 +148,7 @@ addresses = ["{key_server}"]
 server_name = "{KEY_SERVER_NAME}"
 
 [[virtual_host]]
-names = ["localhost", "*.localhost"]
+names = ["localhost"]
 default = true
 keys = {KEYS}
 backends = ["{backend}"]

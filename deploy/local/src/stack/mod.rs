@@ -6,9 +6,10 @@ mod programs;
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -60,43 +61,50 @@ pub async fn run(options: &Options, stop: CancellationToken) -> Result<()> {
     layout.write_configurations()?;
 
     let backend = TcpListener::bind(layout.backend).await.context("backend")?;
-    let backend_stop = stop.child_token();
+    let backend_stop = CancellationToken::new();
     // Not only PROXY: whoever asks the backend itself shall see the page too.
     let mut backend = tokio::spawn(backend::serve(backend, Expect::Perhaps, backend_stop.clone().cancelled_owned()));
 
-    let mut family = Family::default();
+    let mut family = Family::new(programs.this.clone());
     let result = tokio::select! {
         () = stop.cancelled() => Ok(()),
         error = serve(&layout, &programs, &mut family) => Err(error),
-        ended = &mut backend => Err(anyhow::anyhow!("the backend ended: {ended:?}")),
+        ended = &mut backend => Err(anyhow!("the backend ended: {ended:?}")),
     };
     let stopped = family.stop().await;
+    // Last, since an edge that drains may still bring it requests. Connections that stay open end with the process.
     backend_stop.cancel();
-    backend.abort();
     result.and(stopped)
 }
 
 /// Starts the programs and tells so; returns only when it cannot go on.
 async fn serve(layout: &Layout, programs: &Programs, family: &mut Family) -> anyhow::Error {
-    if let Err(error) = start(layout, programs, family) {
-        return error;
+    match start(layout, programs, family).await {
+        Ok(()) => family.first_end().await,
+        Err(error) => error,
     }
-    tokio::select! {
-        error = family.first_end() => return error,
-        () = probe::all_ready(layout) => {}
-    }
-    if let Err(error) = std::io::stdout().write_all(layout.to_string().as_bytes()) {
-        return error.into();
-    }
-    family.first_end().await
 }
 
-fn start(layout: &Layout, programs: &Programs, family: &mut Family) -> Result<()> {
-    family.start("keyserver", &programs.key_server, &layout.key_server.configuration, layout)?;
+async fn start(layout: &Layout, programs: &Programs, family: &mut Family) -> Result<()> {
+    let key_server = &layout.key_server;
+    family.start("keyserver", &programs.key_server, &key_server.configuration, layout)?;
+    ready(family, key_server.metrics).await?;
     for edge in &layout.edges {
         family.start(&format!("edge-{}", edge.name), &programs.edge, &edge.configuration, layout)?;
     }
+    for edge in &layout.edges {
+        ready(family, edge.metrics).await?;
+    }
+    std::io::stdout().write_all(layout.to_string().as_bytes())?;
     Ok(())
+}
+
+/// Waits until the program with these metrics is ready, unless one ends before.
+async fn ready(family: &mut Family, metrics: SocketAddr) -> Result<()> {
+    tokio::select! {
+        error = family.first_end() => Err(error),
+        () = probe::ready(metrics) => Ok(()),
+    }
 }
 
 /// Takes the directory for this process. The lock ends with the returned file.

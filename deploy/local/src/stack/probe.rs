@@ -27,12 +27,10 @@ pub(super) async fn ports_are_free(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every program says that it is ready.
-pub(super) async fn all_ready(layout: &Layout) {
-    for address in layout.metrics() {
-        while !is_ready(address).await {
-            sleep(INTERVAL).await;
-        }
+/// Waits until the program with these metrics says that it is ready.
+pub(super) async fn ready(metrics: SocketAddr) {
+    while !is_ready(metrics).await {
+        sleep(INTERVAL).await;
     }
 }
 

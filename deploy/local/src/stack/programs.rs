@@ -10,6 +10,8 @@ use tokio::process::Command;
 
 /// The programs, beside the one that runs.
 pub(super) struct Programs {
+    /// The one that runs. A build may replace its file, after which the system can no longer tell the path.
+    pub(super) this: PathBuf,
     pub(super) key_server: PathBuf,
     pub(super) edge: PathBuf,
 }
@@ -27,7 +29,7 @@ impl Programs {
             ensure!(path.is_file(), "{} is missing: build it with `cargo build -p {name}`", path.display());
             Ok(path)
         };
-        Ok(Self { key_server: find("keystead-keyserver")?, edge: find("keystead-edge")? })
+        Ok(Self { key_server: find("keystead-keyserver")?, edge: find("keystead-edge")?, this: this.clone() })
     }
 }
 

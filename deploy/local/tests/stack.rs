@@ -1,0 +1,179 @@
+//! The stack as its user meets it: started, tried with curl, ended in each of the ways it can end.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One stack at a time: the free ports of one must not be found free by another.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Stack {
+    directory: TempDir,
+    process: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: ChildStderr,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Stack {
+    /// Starts a stack on free ports and waits until it says that it is ready.
+    fn start(arguments: &[&str]) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::tempdir().unwrap();
+        // Held together, so that no two are the same.
+        let held: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports: Vec<_> = held.iter().map(|it| it.local_addr().unwrap().port().to_string()).collect();
+        drop(held);
+        let names = ["TLS", "EDGE_METRICS", "KEY_SERVER", "KEY_SERVER_METRICS", "BACKEND"];
+        let mut command = command();
+        for (name, port) in names.iter().zip(&ports) {
+            command.env(format!("KEYSTEAD_LOCAL_{name}_PORT"), port);
+        }
+        command.env("KEYSTEAD_LOCAL_DIR", directory.path()).args(arguments);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let stderr = process.stderr.take().unwrap();
+        Self { directory, process, stdout, stderr, _turn: turn }
+    }
+
+    /// The `curl` line that the stack prints once it is ready.
+    fn curl_line(&mut self) -> String {
+        let mut lines = self.stdout.by_ref().lines().map(Result::unwrap);
+        let Some(line) = lines.find(|line| line.trim_start().starts_with("curl ")) else {
+            let mut errors = String::new();
+            self.stderr.read_to_string(&mut errors).unwrap();
+            panic!("the stack never became ready: {errors}");
+        };
+        line
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    /// The exit code, and what was written to standard error but for what cargo wrote when it built the programs.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut errors = String::new();
+        self.stderr.read_to_string(&mut errors).unwrap();
+        let begin = errors.find("error:").unwrap_or(errors.len());
+        (self.process.wait().unwrap().code(), errors.split_off(begin))
+    }
+
+    /// The processes of the programs.
+    fn children(&self) -> Vec<Pid> {
+        let id = self.process.id();
+        let listed = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        listed.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // Already gone where the test went well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The program that cargo built, or the one in the directory that `KEYSTEAD_PROGRAMS` names.
+fn command() -> Command {
+    let Some(directory) = std::env::var_os("KEYSTEAD_PROGRAMS") else {
+        return Command::new(env!("CARGO_BIN_EXE_keystead-local"));
+    };
+    let mut command = Command::new(Path::new(&directory).join("keystead-local"));
+    // Outside cargo nothing is built: the programs beside this one are taken as they are.
+    command.env_remove("CARGO");
+    command
+}
+
+fn shell(line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "waited too long: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_printed_line_works_and_sigterm_drains() {
+    let mut stack = Stack::start(&[]);
+    let line = stack.curl_line();
+    let page = shell(&format!("{line} --silent --show-error"));
+    assert!(page.contains("tls-version: TLSv1.2\n"), "{page}");
+    assert!(page.contains("authority: localhost\n"), "{page}");
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn certificates_survive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut authority = None;
+    for _ in 0..2 {
+        let mut stack = Stack::start(&["--dir", directory.path().to_str().unwrap()]);
+        stack.curl_line();
+        let pem = std::fs::read(directory.path().join("pki/ca.pem")).unwrap();
+        assert_eq!(*authority.get_or_insert_with(|| pem.clone()), pem);
+        stack.signal(Signal::INT);
+        assert_eq!(stack.end(), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn each_of_two_edges_serves() {
+    let mut stack = Stack::start(&["--edges", "2"]);
+    for _ in 0..2 {
+        let line = stack.curl_line();
+        assert!(shell(&format!("{line} --silent --show-error")).contains("tls-version: TLSv1.2\n"));
+    }
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_program_that_dies_ends_everything_and_is_named() {
+    let mut stack = Stack::start(&[]);
+    stack.curl_line();
+    let children = stack.children();
+    let key_server = children.first().unwrap();
+    kill_process(*key_server, Signal::KILL).unwrap();
+    let log = stack.directory.path().join("log/keyserver.log");
+    let (code, errors) = stack.end();
+    assert_eq!(code, Some(1));
+    assert!(errors.starts_with("error: keyserver ended"), "{errors}");
+    assert!(errors.contains(log.to_str().unwrap()), "{errors}");
+    assert!(children.iter().all(|child| test_kill_process(*child).is_err()), "a program was left behind");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn programs_end_when_the_stack_is_killed() {
+    let mut stack = Stack::start(&[]);
+    stack.curl_line();
+    let children = stack.children();
+    assert_eq!(children.len(), 2);
+    stack.signal(Signal::KILL);
+    stack.process.wait().unwrap();
+    wait_until("the programs to end", || children.iter().all(|child| !runs(*child)));
+}
+
+/// A process that has ended stays listed where nobody collects orphans, as in some containers.
+fn runs(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join("stat"));
+    status.is_ok_and(|status| !status.contains(") Z "))
+}

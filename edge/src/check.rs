@@ -1,0 +1,53 @@
+//! `keystead-edge check`: a configuration, told back.
+
+use std::fmt::Write;
+
+use keystead_tls::Identity;
+
+use crate::certificate;
+use crate::config::{Config, HostConfig};
+use crate::serve::channel_material;
+
+/// Checks what loading the configuration does not, and tells what was found, for a person to read.
+///
+/// # Errors
+/// What would keep the edge from starting with it.
+pub fn check(config: &Config) -> anyhow::Result<String> {
+    let material = channel_material(config)?;
+    let mut found = String::new();
+    writeln!(found, "this edge: {}", material.identity()?)?;
+    let servers: Vec<_> = config.key_server.addresses.iter().map(ToString::to_string).collect();
+    writeln!(found, "key servers: {} as {}", servers.join(", "), config.key_server.server_name)?;
+    for listener in &config.listeners {
+        writeln!(found, "listener: {}", listener.address)?;
+    }
+    for host in &config.hosts {
+        describe(host, &mut found)?;
+    }
+    if !config.hosts.iter().any(|host| host.default) {
+        writeln!(found, "no default: clients that ask for other names, or for none, are refused")?;
+    }
+    Ok(found)
+}
+
+fn describe(host: &HostConfig, found: &mut String) -> std::fmt::Result {
+    let names: Vec<_> = host.names.iter().map(ToString::to_string).collect();
+    writeln!(found, "virtual host: {}{}", names.join(", "), if host.default { " (default)" } else { "" })?;
+    for key in &host.keys {
+        writeln!(found, "  key: {key}, certificate from the key server")?;
+    }
+    for certificate in &host.certificates {
+        writeln!(found, "  certificate: {}, {}", certificate.file, key(&certificate.identity))?;
+        for objection in certificate::objections(&certificate.identity, &host.names) {
+            writeln!(found, "    warning: {objection}")?;
+        }
+    }
+    for backend in &host.backends {
+        writeln!(found, "  backend: {backend}")?;
+    }
+    Ok(())
+}
+
+fn key(identity: &Identity) -> String {
+    format!("{}, key id {}", certificate::words(identity).key_algorithm, identity.public_key().key_id())
+}

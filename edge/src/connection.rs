@@ -1,0 +1,103 @@
+//! One client's connection, from accept to end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use keystead_tls::{Error, Established, Fault, LocalFailure, PeerClosed};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::config::Limits;
+use crate::handshake::{Failed, Handshakes};
+use crate::proxy_protocol::Ends;
+use crate::relay::relay;
+use crate::socket;
+use crate::telemetry::{Ended, Lost, Telemetry};
+use crate::virtual_host::VirtualHost;
+
+/// What every connection needs.
+#[derive(Debug)]
+pub struct Connections {
+    /// The first part of a connection's life.
+    pub handshakes: Handshakes,
+    /// Bounds in time.
+    pub limits: Limits,
+    /// Where connections are counted.
+    pub telemetry: Arc<Telemetry>,
+}
+
+impl Connections {
+    /// Serves a client until its connection has ended.
+    pub async fn serve(&self, client: TcpStream, peer: SocketAddr) {
+        tracing::debug!(client = %peer, "connected");
+        // In a box of its own, so that what only handshakes need is not there for the rest of the connection's life.
+        let Some((mut established, host)) = Box::pin(self.handshake(&client)).await else {
+            return;
+        };
+        let ended = match Box::pin(self.backend(&mut established, &host, &client, peer)).await {
+            Ok(backend) => {
+                drop(host);
+                relay(client, backend, established, &self.limits, &self.telemetry).await
+            }
+            Err(ended) => {
+                let mut alert = Vec::new();
+                established.abort(LocalFailure::BackendUnreachable.into(), &mut alert);
+                socket::farewell(&client, &alert).await;
+                ended
+            }
+        };
+        self.telemetry.connection_ended(ended);
+        tracing::debug!(fault = ended.fault(), reason = ended.reason(), "connection ended");
+    }
+
+    async fn handshake(&self, client: &TcpStream) -> Option<(Box<Established>, Arc<VirtualHost>)> {
+        let began = Instant::now();
+        match self.handshakes.drive(client, began + self.limits.handshake_timeout).await {
+            Ok((established, host)) => {
+                let summary = established.summary();
+                self.telemetry.handshake_done(summary, began.elapsed());
+                tracing::Span::current().record("server_name", summary.server_name.as_deref());
+                tracing::debug!(host = host.name, suite = %summary.suite, group = %summary.group, "handshake");
+                Some((established, host))
+            }
+            Err(Failed { error: Error::PeerClosed(PeerClosed::NothingSent), .. }) => {
+                self.telemetry.probes.inc();
+                None
+            }
+            Err(Failed { error, alert }) => {
+                self.telemetry.handshake_failed(error);
+                report_failure(error);
+                socket::farewell(client, &alert).await;
+                None
+            }
+        }
+    }
+
+    /// The connection to the host's backend, with the PROXY header sent.
+    async fn backend(
+        &self,
+        established: &mut Established,
+        host: &VirtualHost,
+        client: &TcpStream,
+        peer: SocketAddr,
+    ) -> Result<TcpStream, Ended> {
+        let limit = self.limits.connect_timeout;
+        let unreachable = || Ended::Error(LocalFailure::BackendUnreachable.into());
+        let backend = host.backends.connect(limit, &self.telemetry).await.ok_or_else(unreachable)?;
+        let destination = client.local_addr().map_err(|_| Ended::Lost(Lost::ClientReset))?;
+        let summary = established.summary();
+        let words = host.certificate_words(summary.key_id);
+        let header = host.proxy_protocol.header(Ends { source: peer, destination }, summary, &words);
+        socket::write_all(&backend, &header, Instant::now() + limit).await.map_err(|_| unreachable())?;
+        Ok(backend)
+    }
+}
+
+/// One line for a handshake that failed: for a person to look at unless the client is to blame.
+fn report_failure(error: Error) {
+    let (fault, reason): (&'static str, _) = (error.fault().into(), error.reason());
+    match error.fault() {
+        Fault::Client => tracing::info!(fault, reason, %error, "handshake failed"),
+        Fault::KeyServer | Fault::Own => tracing::warn!(fault, reason, %error, "handshake failed"),
+    }
+}

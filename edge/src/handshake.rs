@@ -1,0 +1,140 @@
+//! The one driver that knows both the socket and the engine's handshake.
+
+use std::io::{self, IoSliceMut};
+use std::sync::Arc;
+
+use keystead_tls::crypto::{BadSignature, Provider};
+use keystead_tls::handshake::{ChooseIdentity, NeedsInput, NeedsSignature};
+use keystead_tls::{Error, Established, Handshake, LocalFailure, PeerClosed, Step};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::buffer::{Lent, SIZE};
+use crate::directory::Directory;
+use crate::key_client::KeyClient;
+use crate::socket;
+use crate::virtual_host::VirtualHost;
+
+/// What every handshake needs.
+#[derive(Debug)]
+pub struct Handshakes {
+    /// The cryptography.
+    pub provider: &'static dyn Provider,
+    /// Whom clients may ask for.
+    pub directory: Arc<Directory>,
+    /// Who signs.
+    pub key_client: KeyClient,
+}
+
+impl Handshakes {
+    /// Drives a handshake to its end, before `deadline`. Gives the connection, and the virtual host it is with.
+    ///
+    /// # Errors
+    /// Why it failed, and what is yet to be sent to the client.
+    pub async fn drive(
+        &self,
+        client: &TcpStream,
+        deadline: Instant,
+    ) -> Result<(Box<Established>, Arc<VirtualHost>), Failed> {
+        let mut driver = Driver { client, deadline, out: Vec::new(), host: None };
+        match (self.run(&mut driver).await, driver.host) {
+            (Ok(established), Some(host)) => Ok((established, host)),
+            (Err(error), _) => Err(Failed { error, alert: driver.out }),
+            // No handshake completes without its host having been chosen.
+            (Ok(_), None) => Err(Failed { error: LocalFailure::NoIdentity.into(), alert: Vec::new() }),
+        }
+    }
+
+    async fn run(&self, driver: &mut Driver<'_>) -> Result<Box<Established>, Error> {
+        let mut step = Step::NeedsInput(Handshake::new(self.provider));
+        loop {
+            step = match step {
+                Step::NeedsInput(handshake) => driver.feed(handshake).await?,
+                Step::ChooseIdentity(handshake) => self.choose(handshake, driver)?,
+                Step::NeedsSignature(handshake) => self.sign(handshake, driver).await?,
+                Step::Established(established) => {
+                    driver.flush().await?;
+                    return Ok(established);
+                }
+            };
+        }
+    }
+
+    fn choose(&self, handshake: Handshake<ChooseIdentity>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        let Some(host) = self.directory.table().find(handshake.server_name()).cloned() else {
+            return Err(handshake.reject_name(&mut driver.out));
+        };
+        let host = driver.host.insert(host);
+        if !host.has_identity() {
+            return Err(handshake.abort(LocalFailure::NoIdentity.into(), &mut driver.out));
+        }
+        handshake.choose(&host.parameters, &mut rand::rng(), &mut driver.out)
+    }
+
+    async fn sign(&self, handshake: Handshake<NeedsSignature>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        let mut asking = self.key_client.ask(&handshake.request(), driver.deadline);
+        let verified = loop {
+            let again = match asking.signed().await {
+                Ok(signed) => match handshake.verify(signed) {
+                    Ok(verified) => break verified,
+                    Err(BadSignature) => asking.wrong_signature(),
+                },
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = again {
+                return Err(handshake.abort(failure.into(), &mut driver.out));
+            }
+        };
+        handshake.resume(verified, &mut driver.out)
+    }
+}
+
+/// A handshake that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// What is yet to be sent to the client, with the alert at its end. Empty where there is none to send.
+    pub alert: Vec<u8>,
+}
+
+/// One handshake's side of the socket.
+struct Driver<'c> {
+    client: &'c TcpStream,
+    deadline: Instant,
+    /// Bytes for the client that are yet to be sent.
+    out: Vec<u8>,
+    host: Option<Arc<VirtualHost>>,
+}
+
+impl Driver<'_> {
+    /// Sends what there is to send, and feeds what the client sends next.
+    async fn feed(&mut self, handshake: Handshake<NeedsInput>) -> Result<Step, Error> {
+        self.flush().await?;
+        loop {
+            let mut lent = Lent::take();
+            // What stands behind the Finished fits into one buffer of the relay, with room to spare.
+            let bytes = lent.buffer().bytes.get_mut(..SIZE / 2).unwrap_or_default();
+            match socket::read(self.client, &mut [IoSliceMut::new(bytes)], SIZE / 2) {
+                Ok(Some(0)) | Err(_) => return Err(handshake.end_of_input()),
+                Ok(Some(read)) => return handshake.feed(bytes.get(..read).unwrap_or_default(), &mut self.out),
+                Ok(None) => drop(lent),
+            }
+            match timeout_at(self.deadline, self.client.readable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(handshake.end_of_input()),
+                Err(_elapsed) => return Err(handshake.time_out(&mut self.out)),
+            }
+        }
+    }
+
+    /// Sends what there is to send.
+    async fn flush(&mut self) -> Result<(), Error> {
+        let sent = socket::write_all(self.client, &self.out, self.deadline).await;
+        self.out.clear();
+        sent.map_err(|cause| {
+            let timed_out = cause.kind() == io::ErrorKind::TimedOut;
+            if timed_out { PeerClosed::TimedOut.into() } else { PeerClosed::Truncated.into() }
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! From the backend to the client: bytes are read to where their records will stand, and protected there.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
+
+use keystead_tls::{Error, Established};
+use tokio::net::TcpStream;
+
+use crate::buffer::{Buffer, Lent};
+use crate::socket;
+use crate::telemetry::{Ended, Lost};
+
+/// Records that are read with one call. With records of the greatest length, a buffer holds four.
+const SLOTS: usize = 16;
+
+/// The direction from backend to client.
+#[derive(Debug, Default)]
+pub(super) struct ToClient {
+    /// Held while records in it are yet to be sent.
+    lent: Option<Lent>,
+    /// Where in the buffer they stand.
+    records: Range<usize>,
+    /// Alerts that go out behind those records. No further record is made before they are gone, so that all go out in
+    /// the order in which they were protected.
+    pub(super) alerts: Vec<u8>,
+    state: State,
+}
+
+/// How far the backend's stream has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The backend sends no more; close_notify is on its way.
+    Closing,
+    /// The client has been sent all, and knows that no more follow.
+    Ended,
+}
+
+impl ToClient {
+    /// Moves what can be moved with one read and one write: plain bytes that the backend gave.
+    ///
+    /// # Errors
+    /// That one of the two connections broke, or that this one's keys protect no more.
+    pub(super) fn pump(
+        &mut self,
+        tls: &mut Established,
+        client: &TcpStream,
+        backend: &TcpStream,
+    ) -> Result<usize, Ended> {
+        let mut moved = 0;
+        if self.state == State::Ended {
+            // Nothing follows close_notify, and the socket takes nothing more.
+            self.alerts = Vec::new();
+        }
+        if self.state == State::Open && !self.has_output() {
+            moved = self.fill(tls, backend)?;
+        }
+        self.write(client)?;
+        self.finish(client);
+        Ok(moved)
+    }
+
+    /// Reads from the backend and protects what came.
+    fn fill(&mut self, tls: &mut Established, backend: &TcpStream) -> Result<usize, Ended> {
+        let mut lent = Lent::take();
+        let Buffer { bytes, .. } = lent.buffer();
+        let read = read_into_slots(tls, bytes, backend).map_err(|_| Ended::Lost(Lost::BackendReset))?;
+        match read {
+            Some(0) => {
+                tls.close(&mut self.alerts);
+                self.state = State::Closing;
+                Ok(0)
+            }
+            Some(payload) => {
+                self.records = 0..self.seal(tls, bytes, payload)?;
+                self.lent = Some(lent);
+                Ok(payload)
+            }
+            None => Ok(0),
+        }
+    }
+
+    /// Protects the `payload` bytes in the slots at the front of `bytes`. All slots but the last are full, so each
+    /// record ends where the next slot begins. Gives the length of all records together.
+    fn seal(&mut self, tls: &mut Established, bytes: &mut [u8], payload: usize) -> Result<usize, Ended> {
+        let overhead = tls.headroom() + tls.tailroom();
+        let (mut sealed, mut left) = (0, payload);
+        while left > 0 {
+            let length = left.min(tls.max_payload());
+            let slot = bytes.get_mut(sealed..sealed + overhead + length).unwrap_or_default();
+            if let Err(cause) = tls.seal_in_place(slot) {
+                tls.abort(cause.into(), &mut self.alerts);
+                return Err(Ended::Error(cause.into()));
+            }
+            sealed += slot.len();
+            left -= length;
+        }
+        Ok(sealed)
+    }
+
+    fn write(&mut self, client: &TcpStream) -> Result<(), Ended> {
+        if !self.has_output() {
+            return Ok(());
+        }
+        let (records, alerts) = self.output();
+        let length = records.len() + alerts.len();
+        let slices = [IoSlice::new(records), IoSlice::new(alerts)];
+        let written = socket::write(client, &slices, length).map_err(|_| Ended::Lost(Lost::ClientReset))?;
+        let written = written.unwrap_or(0);
+        let of_records = written.min(self.records.len());
+        self.records.start += of_records;
+        self.alerts.drain(..written - of_records);
+        if self.records.is_empty() {
+            self.lent = None;
+        }
+        if self.alerts.is_empty() {
+            self.alerts = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Tells the client's kernel once all is written that no more follows.
+    fn finish(&mut self, client: &TcpStream) {
+        if self.state == State::Closing && !self.has_output() {
+            // Fails when the client is gone, which reading from it will tell.
+            let _: io::Result<()> = socket::shutdown_write(client);
+            self.state = State::Ended;
+        }
+    }
+
+    /// What is yet to be sent: records, and the alerts behind them.
+    pub(super) fn output(&mut self) -> (&[u8], &[u8]) {
+        let records = match &mut self.lent {
+            Some(lent) => lent.buffer().bytes.get(self.records.clone()).unwrap_or_default(),
+            None => &[],
+        };
+        (records, &self.alerts)
+    }
+
+    fn has_output(&self) -> bool {
+        !self.records.is_empty() || !self.alerts.is_empty()
+    }
+
+    /// Whether nothing is left to do.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Ended && !self.has_output()
+    }
+
+    /// Ends the stream because of `cause`, whose alert goes out behind what is yet to be sent.
+    pub(super) fn abort(&mut self, tls: &mut Established, cause: Error) {
+        tls.abort(cause, &mut self.alerts);
+    }
+
+    /// Which socket must be ready before there is more to do: the client's to write, the backend's to read, or none.
+    pub(super) fn waits_for(&self) -> Option<WaitsFor> {
+        match (self.has_output(), self.state) {
+            (true, _) => Some(WaitsFor::Client),
+            (false, State::Open) => Some(WaitsFor::Backend),
+            (false, State::Closing | State::Ended) => None,
+        }
+    }
+}
+
+/// What [`ToClient`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    /// Room in the client's socket.
+    Client,
+    /// Bytes in the backend's socket.
+    Backend,
+}
+
+/// Reads into the payloads of as many slots as `bytes` has, up to [`SLOTS`].
+fn read_into_slots(tls: &Established, bytes: &mut [u8], backend: &TcpStream) -> io::Result<Option<usize>> {
+    let (headroom, most) = (tls.headroom(), tls.max_payload());
+    let mut slots = bytes.chunks_exact_mut(headroom + most + tls.tailroom());
+    let mut payloads: [IoSliceMut<'_>; SLOTS] = std::array::from_fn(|_| {
+        let payload = slots.next().and_then(|slot| slot.get_mut(headroom..headroom + most));
+        IoSliceMut::new(payload.unwrap_or_default())
+    });
+    let capacity = payloads.iter().map(|payload| payload.len()).sum();
+    let used = payloads.partition_point(|payload| !payload.is_empty());
+    socket::read(backend, payloads.get_mut(..used).unwrap_or_default(), capacity)
+}

@@ -1,0 +1,139 @@
+//! The edge from start to end.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use keystead_program::channel::{ChannelMaterial, ClientChannel};
+use keystead_program::observe::{Endpoint, Readiness};
+use keystead_program::run::Failure;
+use prometheus_client::registry::Registry;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::connection::Connections;
+use crate::directory::Directory;
+use crate::handshake::Handshakes;
+use crate::identity::IdentitySet;
+use crate::key_client::KeyClient;
+use crate::listener::Listener;
+use crate::open_files;
+use crate::state::State;
+use crate::telemetry::{Ended, Lost, Telemetry};
+use crate::virtual_host::HostTemplate;
+
+/// Serves clients until `stop`, and then those that are connected until they end or their time is over.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
+    let material = channel_material(&config).map_err(Failure::configuration)?;
+    open_files::allow(config.limits.max_connections);
+    let listeners = bind(&config).map_err(Failure::start)?;
+    let mut registry = Registry::default();
+    let telemetry = Arc::new(Telemetry::register(&mut registry));
+    let readiness = Readiness::new();
+
+    // What runs beside the connections, for as long as they do.
+    let mut background = JoinSet::new();
+    observe(&config, registry, &readiness, &mut background).await.map_err(Failure::start)?;
+    let (state, remembered) = open_state(&config, &telemetry).await.map_err(Failure::start)?;
+    let identities_ready = readiness.condition("identities");
+    let key_server_ready = readiness.condition("key_server");
+    let key_client =
+        KeyClient::new(&config.key_server, &ClientChannel::new(&material), key_server_ready, telemetry.clone())
+            .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
+    let templates = config.hosts.into_iter().map(HostTemplate::new).collect();
+    let servers = config.key_server.addresses.len();
+    let directory = Arc::new(Directory::new(templates, servers, remembered, identities_ready, telemetry.clone()));
+    background.spawn(remember(state, directory.identities()));
+    let _links = key_client.keep_up(&directory);
+
+    let handshakes = Handshakes { provider: config.crypto.provider(), directory, key_client };
+    let drain_timeout = config.limits.drain_timeout;
+    let places = Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
+    let tracker = TaskTracker::new();
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        tracing::info!(address = %listener.address(), "listening");
+        accepting.spawn(listener.accept(connections.clone(), places.clone(), tracker.clone(), stop.clone()));
+    }
+    stop.cancelled().await;
+    readiness.drain();
+    accepting.join_all().await;
+    drain(&tracker, drain_timeout, &telemetry).await;
+    Ok(())
+}
+
+/// Reads the files of the channel to the key servers.
+///
+/// # Errors
+/// Those of the files, and that the certificate names nobody.
+pub fn channel_material(config: &Config) -> anyhow::Result<ChannelMaterial> {
+    let material = ChannelMaterial::load(&config.channel, &config.directory).context("[channel]")?;
+    material.identity().context("[channel] certificate: key servers would refuse it")?;
+    Ok(material)
+}
+
+fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let bind = |listener| Listener::bind(listener).with_context(|| format!("listen on {}", listener.address));
+    config.listeners.iter().map(bind).collect()
+}
+
+async fn observe(
+    config: &Config,
+    registry: Registry,
+    readiness: &Readiness,
+    background: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let Some(metrics) = &config.metrics else {
+        return Ok(());
+    };
+    let endpoint = Endpoint::bind(metrics).await.with_context(|| format!("listen on {}", metrics.listen))?;
+    tracing::info!(address = %endpoint.address(), "metrics");
+    let serving = endpoint.serve(registry, readiness.clone(), CancellationToken::new());
+    background.spawn(async {
+        if let Err(cause) = serving.await {
+            tracing::error!(%cause, "metrics ended");
+        }
+    });
+    Ok(())
+}
+
+async fn open_state(config: &Config, telemetry: &Arc<Telemetry>) -> anyhow::Result<(Arc<State>, IdentitySet)> {
+    let (directory, telemetry) = (config.state_directory.clone(), telemetry.clone());
+    let opened = spawn_blocking(move || {
+        let state = State::open(&directory, &telemetry);
+        let identities = state.identities();
+        (Arc::new(state), identities)
+    });
+    opened.await.context("open the state")
+}
+
+/// Writes each change of the identities to disk.
+async fn remember(state: Arc<State>, mut identities: watch::Receiver<IdentitySet>) {
+    while identities.changed().await.is_ok() {
+        let (state, identities) = (state.clone(), identities.borrow_and_update().clone());
+        if spawn_blocking(move || state.remember(&identities)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for the connections that stand, and counts those that outstay the time.
+async fn drain(tracker: &TaskTracker, limit: std::time::Duration, telemetry: &Telemetry) {
+    tracker.close();
+    tracing::info!(connections = tracker.len(), ?limit, "waiting for connections to end");
+    if timeout(limit, tracker.wait()).await.is_ok() {
+        return;
+    }
+    // Their sockets close without close_notify, so that clients know that something was cut off.
+    tracing::warn!(connections = tracker.len(), "connections cut off");
+    for _ in 0..tracker.len() {
+        telemetry.connection_ended(Ended::Lost(Lost::DrainTimeout));
+    }
+}

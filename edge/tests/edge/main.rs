@@ -1,0 +1,8 @@
+//! The edge in one process, between real clients, a real backend and a key server that can misbehave.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod handshakes;
+mod key_server;
+mod relaying;
+mod stack;

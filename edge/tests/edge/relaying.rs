@@ -1,0 +1,186 @@
+//! Bytes both ways, and the ways in which they end.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::stack::{Options, Stack};
+
+/// Bytes that tell where they belong.
+fn pattern(length: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, chunk: usize) {
+    for chunk in bytes.chunks(chunk) {
+        to.write_all(chunk).await.unwrap();
+    }
+    to.shutdown().await.unwrap();
+}
+
+async fn receive(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+const ORDERLY: &str = "connections_ended_total{fault=\"none\",reason=\"orderly\"}";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn megabytes_both_ways_at_once_arrive_intact() {
+    let stack = Stack::start(Options::default()).await;
+    for chunk in [1 << 20, 16_384, 1000] {
+        let (up, down) = (pattern(8 << 20, 1), pattern(8 << 20, 2));
+        let (client, backend) = stack.connect().await;
+        let (client_reads, client_writes) = tokio::io::split(client);
+        let (backend_reads, backend_writes) = tokio::io::split(backend);
+        let ((), (), at_backend, at_client) = tokio::join!(
+            send(client_writes, up.clone(), chunk),
+            send(backend_writes, down.clone(), chunk),
+            receive(backend_reads),
+            receive(client_reads),
+        );
+        assert!(at_backend == up && at_client == down, "in chunks of {chunk}");
+    }
+    stack.until_metric(ORDERLY, 3).await;
+    assert_eq!(stack.telemetry.bytes_to_backend.get(), 3 * (8 << 20));
+    assert_eq!(stack.telemetry.bytes_to_client.get(), 3 * (8 << 20));
+}
+
+#[tokio::test]
+async fn a_slow_reader_slows_the_sender_and_loses_nothing() {
+    let stack = Stack::start(Options::default()).await;
+    let (mut client, backend) = stack.connect().await;
+    let down = pattern(16 << 20, 3);
+    let sending = tokio::spawn(send(backend, down.clone(), 1 << 20));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!sending.is_finished(), "16 MiB fit in no socket");
+    let mut received = Vec::new();
+    let mut piece = vec![0; 700_000];
+    while received.len() < down.len() {
+        let length = client.read(&mut piece).await.unwrap();
+        received.extend_from_slice(&piece[..length]);
+        if received.len() < 1 << 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    sending.await.unwrap();
+    assert!(received == down);
+}
+
+#[tokio::test]
+async fn a_client_may_end_first_and_hear_the_rest() {
+    let stack = Stack::start(Options::default()).await;
+    let (mut client, mut backend) = stack.connect().await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(receive(&mut backend).await, b"question");
+    backend.write_all(b"answer").await.unwrap();
+    drop(backend);
+    assert_eq!(receive(&mut client).await, b"answer");
+    stack.until_metric(ORDERLY, 1).await;
+}
+
+#[tokio::test]
+async fn a_backend_may_end_first_and_hear_the_rest() {
+    let stack = Stack::start(Options::default()).await;
+    let (mut client, mut backend) = stack.connect().await;
+    backend.write_all(b"greeting").await.unwrap();
+    backend.shutdown().await.unwrap();
+    // Only a close_notify makes this an end without error.
+    assert_eq!(receive(&mut client).await, b"greeting");
+    client.write_all(b"answer").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(receive(&mut backend).await, b"answer");
+    stack.until_metric(ORDERLY, 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_without_close_notify_is_told_apart() {
+    let stack = Stack::start(Options::default()).await;
+    let (mut client, mut backend) = stack.connect().await;
+    client.write_all(b"cut").await.unwrap();
+    client.get_mut().0.shutdown().await.unwrap();
+    assert_eq!(receive(&mut backend).await, b"cut");
+    drop(backend);
+    stack.until_metric("connections_ended_total{fault=\"client\",reason=\"truncated\"}", 1).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_off_leaves_the_client_without_close_notify() {
+    let stack = Stack::start(Options::default()).await;
+    let (mut client, mut backend) = stack.connect().await;
+    backend.write_all(b"half of").await.unwrap();
+    let mut half = [0; 7];
+    client.read_exact(&mut half).await.unwrap();
+    backend.set_zero_linger().unwrap();
+    drop(backend);
+    let failure = client.read(&mut half).await.unwrap_err();
+    assert_eq!(failure.kind(), ErrorKind::UnexpectedEof);
+    drop(client);
+    stack.until_metric("connections_ended_total{fault=\"backend\",reason=\"backend_reset\"}", 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_ends_the_backends_connection() {
+    let stack = Stack::start(Options::default()).await;
+    let (client, mut backend) = stack.connect().await;
+    client.get_ref().0.set_zero_linger().unwrap();
+    drop(client);
+    assert_eq!(backend.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    stack.until_metric("connections_ended_total{fault=\"client\",reason=\"client_reset\"}", 1).await;
+}
+
+#[tokio::test]
+async fn an_answer_given_before_all_was_asked_arrives() {
+    let stack = Stack::start(Options::default()).await;
+    let (client, mut backend) = stack.connect().await;
+    backend.write_all(b"enough").await.unwrap();
+    // With unread bytes in its socket, closing it sends a reset.
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let asking = tokio::spawn(async move {
+        // Ends with an error when the edge has closed the connection.
+        while writes.write_all(&[0; 65_536]).await.is_ok() {}
+    });
+    let mut answer = [0; 6];
+    reads.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"enough");
+    drop(backend);
+    let _ = reads.read(&mut [0; 1]).await;
+    tokio::time::timeout(Duration::from_secs(10), asking).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn silence_ends_a_connection() {
+    let mut options = Options::default();
+    options.limits.idle_timeout = Duration::from_millis(300);
+    let stack = Stack::start(options).await;
+    let (mut client, mut backend) = stack.connect().await;
+    // Longer than the timeout altogether, with no silence as long.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        client.write_all(b"x").await.unwrap();
+        backend.read_exact(&mut [0; 1]).await.unwrap();
+    }
+    assert!(receive(&mut client).await.is_empty());
+    drop(client);
+    assert!(receive(&mut backend).await.is_empty());
+    stack.until_metric("connections_ended_total{fault=\"client\",reason=\"idle_timeout\"}", 1).await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_ends_the_connection_with_its_alert() {
+    let stack = Stack::start(Options::default()).await;
+    let (mut client, _backend) = stack.connect().await;
+    let forged = [&[23, 3, 3, 0, 32][..], &[0; 32]].concat();
+    client.get_mut().0.write_all(&forged).await.unwrap();
+    let failure = client.read(&mut [0; 1]).await.unwrap_err();
+    assert!(failure.to_string().contains("BadRecordMac"), "{failure}");
+    stack.until_metric("connections_ended_total{fault=\"client\",reason=\"bad_record_mac\"}", 1).await;
+}

@@ -1,0 +1,262 @@
+//! Everything around a connection: certificates, key servers, a backend, the edge, and clients.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystead_edge::config::{Config, Limits};
+use keystead_edge::connection::Connections;
+use keystead_edge::directory::Directory;
+use keystead_edge::handshake::Handshakes;
+use keystead_edge::identity::IdentitySet;
+use keystead_edge::key_client::KeyClient;
+use keystead_edge::listener::Listener;
+use keystead_edge::telemetry::Telemetry;
+use keystead_edge::virtual_host::HostTemplate;
+use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel};
+use keystead_program::observe::Readiness;
+use prometheus_client::registry::Registry;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::key_server::TestKeyServer;
+
+const KEY_SERVER_NAME: &str = "keyserver.test";
+pub(crate) const SERVER_NAME: &str = "www.test";
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// A stack with one edge.
+pub(crate) struct Stack {
+    pub(crate) key_servers: Vec<TestKeyServer>,
+    pub(crate) edge: SocketAddr,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) backend: TcpListener,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) readiness: Readiness,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    registry: Registry,
+    client: Arc<ClientConfig>,
+    keys: Keys,
+    _links: JoinSet<()>,
+}
+
+/// What key servers need to start.
+struct Keys {
+    material: ChannelMaterial,
+    key: Arc<KeyPair>,
+    chain: Vec<Vec<u8>>,
+}
+
+/// What differs between stacks.
+pub(crate) struct Options {
+    pub(crate) key_servers: usize,
+    pub(crate) connections: usize,
+    pub(crate) key_server_timeout: Duration,
+    pub(crate) limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let limits = Limits {
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        Self { key_servers: 1, connections: 2, key_server_timeout: Duration::from_secs(2), limits }
+    }
+}
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn material(authority: &Authority, name: SanType) -> ChannelMaterial {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![name];
+    let certificate = params.signed_by(&key, authority).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let files = [("c.pem", certificate.pem()), ("k.pem", key.serialize_pem()), ("ca.pem", authority.pem())];
+    for (file, text) in files {
+        std::fs::write(directory.path().join(file), text).unwrap();
+    }
+    let config =
+        ChannelConfig { certificate: "c.pem".into(), private_key: "k.pem".into(), trust_roots: "ca.pem".into() };
+    ChannelMaterial::load(&config, directory.path()).unwrap()
+}
+
+impl Stack {
+    /// A stack that is ready.
+    pub(crate) async fn start(options: Options) -> Self {
+        let authority = authority();
+        let keys = Keys::new(&authority);
+        let any = "127.0.0.1:0".parse().unwrap();
+        let key_servers: Vec<_> = (0..options.key_servers).map(|_| keys.start(any)).collect();
+        let backend = TcpListener::bind(any).await.unwrap();
+        let mut config = config(&key_servers, &options, backend.local_addr().unwrap());
+        config.limits = options.limits;
+
+        let mut registry = Registry::default();
+        let telemetry = Arc::new(Telemetry::register(&mut registry));
+        let readiness = Readiness::new();
+        let edge = material(&authority, SanType::URI("spiffe://test/edge/one".try_into().unwrap()));
+        let channel = ClientChannel::new(&edge);
+        let key_client =
+            KeyClient::new(&config.key_server, &channel, readiness.condition("key_server"), telemetry.clone()).unwrap();
+        let directory = Arc::new(Directory::new(
+            config.hosts.into_iter().map(HostTemplate::new).collect(),
+            key_servers.len(),
+            IdentitySet::default(),
+            readiness.condition("identities"),
+            telemetry.clone(),
+        ));
+        let links = key_client.keep_up(&directory);
+        let handshakes = Handshakes { provider: config.crypto.provider(), directory, key_client };
+        let places = Arc::new(Semaphore::new(config.limits.max_connections));
+        let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let listener = Listener::bind(&config.listeners[0]).unwrap();
+        let edge = listener.address();
+        tokio::spawn(listener.accept(connections.clone(), places, tracker.clone(), stop.clone()));
+        let stack = Self {
+            edge,
+            connections,
+            backend,
+            telemetry,
+            readiness,
+            tracker,
+            stop,
+            registry,
+            client: client_config(&authority),
+            keys,
+            key_servers,
+            _links: links,
+        };
+        let all = i64::try_from(options.key_servers * options.connections).unwrap();
+        stack.until("all connections stand", || stack.telemetry.key_server_connections.get() == all).await;
+        stack.until("ready", || stack.readiness.is_ready()).await;
+        stack
+    }
+
+    /// Waits until `condition` holds.
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 5 s: {what}; {:?}\n{}", self.readiness.reasons(), self.metrics());
+    }
+
+    /// Waits until the metric of this name and labels has this value.
+    pub(crate) async fn until_metric(&self, name_and_labels: &str, value: u64) {
+        let line = format!("keystead_edge_{name_and_labels} {value}\n");
+        self.until(&line, || self.metrics().contains(&line)).await;
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// A client that tries its handshake.
+    pub(crate) async fn try_connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        self.try_connect_to(SERVER_NAME).await
+    }
+
+    pub(crate) async fn try_connect_to(&self, name: &'static str) -> std::io::Result<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(self.edge).await?;
+        socket.set_nodelay(true)?;
+        TlsConnector::from(self.client.clone()).connect(ServerName::try_from(name).unwrap(), socket).await
+    }
+
+    /// A connection through the edge: the client's end and the backend's.
+    pub(crate) async fn connect(&self) -> (TlsStream<TcpStream>, TcpStream) {
+        let (client, accepted) = tokio::join!(self.try_connect(), self.backend.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    /// Ends a key server.
+    pub(crate) async fn kill_key_server(&mut self, index: usize) -> SocketAddr {
+        let before = self.telemetry.key_server_connections.get();
+        let address = self.key_servers.remove(index).address;
+        self.until("its connections are gone", || self.telemetry.key_server_connections.get() < before).await;
+        address
+    }
+
+    /// Starts a key server where one was before.
+    pub(crate) fn start_key_server(&mut self, address: SocketAddr) {
+        self.key_servers.push(self.keys.start(address));
+    }
+}
+
+impl Keys {
+    fn new(authority: &Authority) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![SERVER_NAME.to_owned()]).unwrap();
+        let chain = vec![params.signed_by(&key, authority).unwrap().der().to_vec()];
+        let name = SanType::DnsName(KEY_SERVER_NAME.try_into().unwrap());
+        Self { material: material(authority, name), key: Arc::new(key), chain }
+    }
+
+    fn start(&self, address: SocketAddr) -> TestKeyServer {
+        TestKeyServer::start(address, &self.material, self.key.clone(), self.chain.clone())
+    }
+}
+
+fn config(key_servers: &[TestKeyServer], options: &Options, backend: SocketAddr) -> Config {
+    let addresses: Vec<_> = key_servers.iter().map(|server| format!("\"{}\"", server.address)).collect();
+    let text = format!(
+        r#"
+state_directory = "state"
+[channel]
+certificate = "c.pem"
+private_key = "k.pem"
+trust_roots = "ca.pem"
+[[listener]]
+address = "127.0.0.1:0"
+[key_server]
+addresses = [{}]
+server_name = "{KEY_SERVER_NAME}"
+timeout = "{}ms"
+connections = {}
+[[virtual_host]]
+names = ["{SERVER_NAME}"]
+keys = ["key"]
+backends = ["{backend}"]
+"#,
+        addresses.join(", "),
+        options.key_server_timeout.as_millis(),
+        options.connections,
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("edge.toml");
+    std::fs::write(&file, text).unwrap();
+    Config::load(&file).unwrap()
+}
+
+fn client_config(authority: &Authority) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}

@@ -1,0 +1,59 @@
+//! Which keys each peer may use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keystead_program::channel::PeerIdentity;
+use keystead_tls::KeyId;
+
+use crate::key::Key;
+
+/// The keys of every peer. A peer is who its certificate says, and nothing else.
+#[derive(Debug, Default)]
+pub struct Authorizations(HashMap<PeerIdentity, Arc<AllowedKeys>>);
+
+impl Authorizations {
+    /// The keys of `peer`; `None` for one that is not known.
+    pub fn of(&self, peer: &PeerIdentity) -> Option<&Arc<AllowedKeys>> {
+        self.0.get(peer)
+    }
+
+    /// The peers that are known.
+    pub fn peers(&self) -> impl Iterator<Item = (&PeerIdentity, &AllowedKeys)> {
+        self.0.iter().map(|(peer, keys)| (peer, keys.as_ref()))
+    }
+}
+
+impl FromIterator<(PeerIdentity, AllowedKeys)> for Authorizations {
+    fn from_iter<I: IntoIterator<Item = (PeerIdentity, AllowedKeys)>>(peers: I) -> Self {
+        Self(peers.into_iter().map(|(peer, keys)| (peer, Arc::new(keys))).collect())
+    }
+}
+
+/// The keys that one peer may use.
+#[derive(Debug, Default)]
+pub struct AllowedKeys {
+    in_order: Vec<Arc<Key>>,
+    by_id: HashMap<KeyId, Arc<Key>>,
+}
+
+impl AllowedKeys {
+    /// The key of that id; `None` where there is none or it is not this peer's, which the peer must not be able to tell
+    /// apart.
+    pub fn find(&self, key_id: &KeyId) -> Option<&Arc<Key>> {
+        self.by_id.get(key_id)
+    }
+
+    /// Every key, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.in_order.iter().map(AsRef::as_ref)
+    }
+}
+
+impl FromIterator<Arc<Key>> for AllowedKeys {
+    fn from_iter<I: IntoIterator<Item = Arc<Key>>>(keys: I) -> Self {
+        let in_order: Vec<_> = keys.into_iter().collect();
+        let by_id = in_order.iter().map(|key| (key.key_id(), key.clone())).collect();
+        Self { in_order, by_id }
+    }
+}

@@ -1,0 +1,155 @@
+//! What the configuration file of a key server says. What it means, [`crate::settings`] finds out.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use keystead_program::channel::{ChannelConfig, PeerIdentity};
+use keystead_program::config::RelativePath;
+use keystead_program::logging::LogConfig;
+use keystead_program::observe::MetricsConfig;
+use keystead_tls::SignatureScheme;
+use keystead_tls::crypto::{FAST, PORTABLE, Provider};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+/// A configuration file. Paths in it are relative to its directory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where edges connect.
+    pub listen: SocketAddr,
+    /// Which cryptography signs and verifies.
+    #[serde(default)]
+    pub crypto: Crypto,
+    /// Logs.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Metrics and health over HTTP; none where the table is missing.
+    pub metrics: Option<MetricsConfig>,
+    /// The channel to the edges.
+    pub channel: ChannelConfig,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The keys.
+    #[serde(default)]
+    pub key: Vec<KeyConfig>,
+    /// The edges and what each may use.
+    #[serde(default)]
+    pub edge: Vec<EdgeConfig>,
+}
+
+/// A set of cryptographic libraries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crypto {
+    /// aws-lc.
+    #[default]
+    Fast,
+    /// Pure Rust.
+    Portable,
+}
+
+impl Crypto {
+    /// The engine's provider of that name.
+    pub fn provider(self) -> &'static dyn Provider {
+        match self {
+            Self::Fast => FAST,
+            Self::Portable => PORTABLE,
+        }
+    }
+}
+
+/// The `[limits]` table: bounds on what edges may take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Threads for the operations of each cost class; 0 means one for each processor.
+    pub signing_threads: usize,
+    /// Operations on elliptic curves that may wait (about 20 µs each).
+    pub queue_light: usize,
+    /// Operations with RSA keys of up to 3072 bits that may wait (about 1 ms each).
+    pub queue_medium: usize,
+    /// Operations with longer RSA keys that may wait (about 5 ms each).
+    pub queue_heavy: usize,
+    /// Requests of one stream that are not yet answered; further ones stay unread.
+    pub in_flight_per_stream: usize,
+    /// Streams and unary calls at one time on one connection.
+    pub streams_per_connection: u32,
+    /// Connections at one time.
+    pub connections: usize,
+    /// Handshakes at one time.
+    pub handshakes: usize,
+    /// How long a handshake may take.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// How long a request may wait for its answer, where the edge does not ask for less.
+    #[serde(with = "humantime_serde")]
+    pub operation_timeout: Duration,
+    /// How long edges have to leave when the key server stops.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// Queues that a processor empties in a few hundred milliseconds.
+    fn default() -> Self {
+        Self {
+            signing_threads: 0,
+            queue_light: 8192,
+            queue_medium: 512,
+            queue_heavy: 64,
+            in_flight_per_stream: 1024,
+            streams_per_connection: 128,
+            connections: 1024,
+            handshakes: 64,
+            handshake_timeout: Duration::from_secs(5),
+            operation_timeout: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A `[[key]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    /// The name by which edges ask for it and logs tell of it.
+    pub name: String,
+    /// PEM file: PKCS#8, PKCS#1 or SEC1.
+    pub private_key: RelativePath,
+    /// PEM file: the server's certificate first, then the intermediates.
+    pub certificate_chain: RelativePath,
+    /// Schemes to sign with, such as `rsa_pss_rsae_sha256`; all that fit the key where this is missing.
+    pub schemes: Option<Vec<SchemeName>>,
+    /// DER file: an OCSPResponse for edges to staple.
+    pub ocsp_response: Option<RelativePath>,
+}
+
+/// An `[[edge]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeConfig {
+    /// The URI subject alternative name of its certificate.
+    pub id: PeerIdentity,
+    /// Names of the keys it may use.
+    pub keys: Vec<String>,
+}
+
+/// A signature scheme, by the name of RFC 8446 §4.2.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemeName(pub SignatureScheme);
+
+impl<'de> Deserialize<'de> for SchemeName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        // The words of serde's own message, so that a misspelt name gets a suggestion.
+        let unknown = || D::Error::custom(format!("unknown variant `{name}`, expected one of {}", known_schemes()));
+        SignatureScheme::from_name(&name).map(Self).ok_or_else(unknown)
+    }
+}
+
+fn known_schemes() -> String {
+    let names = SignatureScheme::KNOWN.iter().filter_map(|scheme| scheme.name());
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,105 @@
+//! Keys in memory, used by aws-lc.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding,
+};
+use keystead_tls::{KeyKind, SignatureScheme};
+use rand_core::CryptoRng;
+
+use super::pem::{Encoding, PrivateKeyPem};
+use super::{Custody, InvalidPrivateKey, SigningFailed};
+
+/// Takes a key into the memory of aws-lc, which wipes it when it is dropped.
+pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
+    match kind {
+        KeyKind::Rsa { .. } => Ok(Box::new(rsa(key)?)),
+        KeyKind::EcdsaP256 => {
+            Ok(Box::new(ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, SignatureScheme::ECDSA_SECP256R1_SHA256, key)?))
+        }
+        KeyKind::EcdsaP384 => {
+            Ok(Box::new(ecdsa(&ECDSA_P384_SHA384_ASN1_SIGNING, SignatureScheme::ECDSA_SECP384R1_SHA384, key)?))
+        }
+        KeyKind::Ed25519 => Ok(Box::new(ed25519(key)?)),
+    }
+}
+
+struct Rsa(RsaKeyPair);
+
+fn rsa(key: &PrivateKeyPem) -> Result<Rsa, InvalidPrivateKey> {
+    let pair = match key.encoding() {
+        Encoding::Pkcs8 => RsaKeyPair::from_pkcs8(key.expose()),
+        Encoding::Pkcs1 => RsaKeyPair::from_der(key.expose()),
+        Encoding::Sec1 => return Err(InvalidPrivateKey::OtherKind),
+    };
+    pair.map(Rsa).map_err(|_| InvalidPrivateKey::Malformed)
+}
+
+impl Custody for Rsa {
+    /// aws-lc draws blinding and salt from its own generator.
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        let encoding: &'static dyn RsaEncoding = match scheme {
+            SignatureScheme::RSA_PKCS1_SHA256 => &RSA_PKCS1_SHA256,
+            SignatureScheme::RSA_PKCS1_SHA384 => &RSA_PKCS1_SHA384,
+            SignatureScheme::RSA_PKCS1_SHA512 => &RSA_PKCS1_SHA512,
+            SignatureScheme::RSA_PSS_RSAE_SHA256 => &RSA_PSS_SHA256,
+            SignatureScheme::RSA_PSS_RSAE_SHA384 => &RSA_PSS_SHA384,
+            SignatureScheme::RSA_PSS_RSAE_SHA512 => &RSA_PSS_SHA512,
+            _ => return Err(SigningFailed),
+        };
+        let mut signature = vec![0; self.0.public_modulus_len()];
+        self.0.sign(encoding, &SystemRandom::new(), message, &mut signature).map_err(|_| SigningFailed)?;
+        Ok(signature)
+    }
+}
+
+struct Ecdsa {
+    scheme: SignatureScheme,
+    pair: EcdsaKeyPair,
+}
+
+fn ecdsa(
+    algorithm: &'static EcdsaSigningAlgorithm,
+    scheme: SignatureScheme,
+    key: &PrivateKeyPem,
+) -> Result<Ecdsa, InvalidPrivateKey> {
+    let pair = match key.encoding() {
+        Encoding::Pkcs8 => EcdsaKeyPair::from_pkcs8(algorithm, key.expose()),
+        Encoding::Sec1 => EcdsaKeyPair::from_private_key_der(algorithm, key.expose()),
+        Encoding::Pkcs1 => return Err(InvalidPrivateKey::OtherKind),
+    };
+    pair.map(|pair| Ecdsa { scheme, pair }).map_err(|_| InvalidPrivateKey::Malformed)
+}
+
+impl Custody for Ecdsa {
+    /// aws-lc draws the nonce from its own generator.
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        if scheme != self.scheme {
+            return Err(SigningFailed);
+        }
+        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| SigningFailed)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+struct Ed25519(Ed25519KeyPair);
+
+fn ed25519(key: &PrivateKeyPem) -> Result<Ed25519, InvalidPrivateKey> {
+    if key.encoding() != Encoding::Pkcs8 {
+        return Err(InvalidPrivateKey::OtherKind);
+    }
+    Ed25519KeyPair::from_pkcs8(key.expose()).map(Ed25519).map_err(|_| InvalidPrivateKey::Malformed)
+}
+
+impl Custody for Ed25519 {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        if scheme != SignatureScheme::ED25519 {
+            return Err(SigningFailed);
+        }
+        let signature = self.0.try_sign(message).map_err(|_| SigningFailed)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}

@@ -1,0 +1,132 @@
+//! What the key server counts.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::key::Key;
+use crate::refusal::Refusal;
+use crate::schedule::CostClass;
+
+/// Every metric that is not the channel's. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    operations: Family<Operation, Counter>,
+    refused_peers: Counter,
+    streams: Gauge,
+    queued: Family<Class, Gauge>,
+    waited: Family<Class, Histogram>,
+    worked: Family<Class, Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            operations: Family::default(),
+            refused_peers: Counter::default(),
+            streams: Gauge::default(),
+            queued: Family::default(),
+            waited: Family::new_with_constructor(durations),
+            worked: Family::new_with_constructor(durations),
+        }
+    }
+}
+
+/// From 5 µs, in steps of two, to 2.6 s.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(5e-6, 2.0, 20))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Operation {
+    key: Arc<str>,
+    class: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Class {
+    class: &'static str,
+}
+
+impl From<CostClass> for Class {
+    fn from(class: CostClass) -> Self {
+        Self { class: class.into() }
+    }
+}
+
+impl Operation {
+    fn of(key: Option<&Key>, outcome: Result<(), Refusal>) -> Self {
+        Self {
+            key: key.map_or_else(|| "none".into(), |key| key.name().clone()),
+            class: key.map_or("none", |key| key.cost().into()),
+            outcome: outcome.map_or_else(Refusal::reason, |()| "signed"),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds these metrics to `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("operations", "Requests answered, by key, class and outcome", self.operations.clone());
+        registry.register("unknown_peers", "Calls of peers that no [[edge]] names", self.refused_peers.clone());
+        registry.register("exchange_streams", "Exchange streams that are open", self.streams.clone());
+        registry.register("queue_length", "Operations that wait for a thread", self.queued.clone());
+        let seconds = Unit::Seconds;
+        registry.register_with_unit("queue_wait", "Time from request to thread", seconds.clone(), self.waited.clone());
+        registry.register_with_unit("operation", "Time on the thread", seconds, self.worked.clone());
+    }
+
+    /// Counts a request that was answered with `outcome`; `key` is `None` where it names no key its peer may use.
+    pub(crate) fn answered(&self, key: Option<&Key>, outcome: Result<(), Refusal>) {
+        self.operations.get_or_create(&Operation::of(key, outcome)).inc();
+    }
+
+    /// Requests that were answered so.
+    pub fn operations(&self, key: Option<&Key>, outcome: Result<(), Refusal>) -> u64 {
+        self.operations.get_or_create(&Operation::of(key, outcome)).get()
+    }
+
+    /// Counts a call of a peer that is not known.
+    pub(crate) fn unknown_peer(&self) {
+        self.refused_peers.inc();
+    }
+
+    /// Counts an Exchange stream for as long as what is returned lives.
+    pub(crate) fn stream(&self) -> StreamGuard {
+        self.streams.inc();
+        StreamGuard(self.streams.clone())
+    }
+
+    /// The metrics of one cost class.
+    pub(crate) fn class(&self, class: CostClass) -> ClassMetrics {
+        ClassMetrics {
+            queued: self.queued.get_or_create_owned(&class.into()),
+            waited: self.waited.get_or_create_owned(&class.into()),
+            worked: self.worked.get_or_create_owned(&class.into()),
+        }
+    }
+}
+
+/// The metrics of one cost class.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassMetrics {
+    pub(crate) queued: Gauge,
+    pub(crate) waited: Histogram,
+    pub(crate) worked: Histogram,
+}
+
+/// Counts a stream for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct StreamGuard(Gauge);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,227 @@
+//! The key server as a whole: bound, served, drained.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, ServerChannel};
+use keystead_program::observe::{Endpoint, Readiness};
+use keystead_proto::v1::key_server_server::KeyServerServer;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::authorize::Authorizations;
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::schedule::Scheduler;
+use crate::service::{Service, ServiceLimits, Stopping};
+use crate::settings::Settings;
+
+/// A key server that has its addresses and serves nobody yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    endpoint: Option<Endpoint>,
+    acceptor: Acceptor,
+    service: Service,
+    /// Who may use which key; kept so that [`Service`] sees it as something that may still change.
+    authorizations: watch::Sender<Arc<Authorizations>>,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+}
+
+/// Why a key server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be taken.
+    #[error("listen on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The longest message that an edge may send: the fields of a request, with much room.
+const MAX_REQUEST: usize = 64 * 1024;
+/// Bytes of unread requests that one stream and one connection may have under way.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of headers of one call.
+const MAX_HEADERS: u32 = 8 * 1024;
+/// How often a silent connection is asked whether it lives, and how long it has to say so.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long streams that were ended have to reach their edges.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Server {
+    /// Takes the addresses and starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`] when an address cannot be taken or a thread cannot be started.
+    pub async fn bind(settings: Settings) -> Result<Self, StartError> {
+        let capacity = settings.capacity();
+        let Settings { config, channel, authorizations, .. } = settings;
+        let listen = |address| move |cause| StartError::Listen { address, cause };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen(config.listen))?;
+        let address = listener.local_addr().map_err(listen(config.listen))?;
+        let endpoint = match &config.metrics {
+            Some(metrics) => Some(Endpoint::bind(metrics).await.map_err(listen(metrics.listen))?),
+            None => None,
+        };
+        let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
+        let mut registry = Registry::with_prefix("keystead_keyserver");
+        metrics.register(&mut registry);
+        channel_metrics.register(&mut registry);
+        let acceptor = Acceptor {
+            channel: ServerChannel::new(&channel),
+            limits: accept_limits(&config.limits),
+            metrics: channel_metrics,
+        };
+        let scheduler = Scheduler::start(capacity, &metrics).map_err(StartError::Thread)?;
+        let (authorizations, current) = watch::channel(Arc::new(authorizations));
+        let limits = config.limits;
+        let service =
+            Service::new(scheduler, config.crypto.provider(), metrics.clone(), current, service_limits(&limits));
+        Ok(Self { listener, address, endpoint, acceptor, service, authorizations, registry, metrics, limits })
+    }
+
+    /// Where edges connect, with the port that the system chose where the configuration says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.endpoint.as_ref().map(Endpoint::address)
+    }
+
+    /// What this key server counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Who may use which key: what is sent here holds for the next request of every stream.
+    pub fn authorizations(&self) -> &watch::Sender<Arc<Authorizations>> {
+        &self.authorizations
+    }
+
+    /// Serves until `stop`, then drains: edges are told to leave, what they asked and ask is answered, and streams that
+    /// are still open after the drain timeout are ended.
+    ///
+    /// # Errors
+    /// The transport's, when connections can be served no longer.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+        let (readiness, health) = (Readiness::new(), Health::new().await);
+        let observed = self
+            .endpoint
+            .map(|endpoint| tokio::spawn(endpoint.serve(self.registry, readiness.clone(), CancellationToken::new())));
+        let stopping = self.service.stopping().clone();
+        let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
+        let serving =
+            server(&self.limits).add_service(health.service()).add_service(calls).serve_with_incoming_shutdown(
+                self.acceptor.accept(self.listener),
+                stopping.drain.clone().cancelled_owned(),
+            );
+        tracing::info!(address = %self.address, "serving");
+        let served = tokio::select! {
+            served = serving => served,
+            () = drain(stop, &stopping, &readiness, &health, self.limits.drain_timeout) => Ok(()),
+        };
+        if let Some(observed) = observed {
+            observed.abort();
+        }
+        tracing::info!("stopped");
+        served
+    }
+}
+
+fn accept_limits(limits: &Limits) -> AcceptLimits {
+    AcceptLimits {
+        handshake_timeout: limits.handshake_timeout,
+        handshakes: limits.handshakes,
+        connections: limits.connections,
+    }
+}
+
+fn service_limits(limits: &Limits) -> ServiceLimits {
+    ServiceLimits { in_flight_per_stream: limits.in_flight_per_stream, operation_timeout: limits.operation_timeout }
+}
+
+fn server(limits: &Limits) -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+/// Waits for `stop`, then tells everybody, then ends what is still open. Serving ends by itself as soon as the last
+/// connection has gone, which is before this returns unless an edge does not read.
+async fn drain(
+    stop: CancellationToken,
+    stopping: &Stopping,
+    readiness: &Readiness,
+    health: &Health,
+    timeout: Duration,
+) {
+    stop.cancelled().await;
+    readiness.drain();
+    health.not_serving().await;
+    stopping.drain.cancel();
+    tokio::time::sleep(timeout).await;
+    tracing::warn!("edges still connected at the end of the drain");
+    stopping.end.cancel();
+    health.end().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// `grpc.health.v1`, for the server as a whole and for the one service.
+struct Health(HealthReporter);
+
+impl Health {
+    const NAMES: [&'static str; 2] = ["", <KeyServerServer<Service> as NamedService>::NAME];
+
+    async fn new() -> Self {
+        let health = Self(HealthReporter::new());
+        health.set(ServingStatus::Serving).await;
+        health
+    }
+
+    fn service(&self) -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
+        let service = tonic_health::server::HealthService::from_health_reporter(self.0.clone());
+        tonic_health::pb::health_server::HealthServer::new(service)
+    }
+
+    async fn not_serving(&self) {
+        self.set(ServingStatus::NotServing).await;
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for name in Self::NAMES {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+
+    /// Ends the streams of those who watch.
+    async fn end(&self) {
+        for name in Self::NAMES {
+            self.0.clone().clear_service_status(name).await;
+        }
+    }
+}

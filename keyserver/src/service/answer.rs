@@ -1,0 +1,82 @@
+//! The way back: every request is answered exactly once.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::key::Key;
+use crate::metrics::Metrics;
+use crate::operation::sign_server_key_exchange::Signed;
+use crate::refusal::Refusal;
+
+/// How a request ended.
+pub(crate) type Outcome = Result<Signed, Refusal>;
+
+/// The place that a request's outcome goes to. Dropped without an outcome, as when an operation panics, it answers that
+/// the operation failed.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    metrics: Arc<Metrics>,
+    key: Option<Arc<Key>>,
+    way: Option<Way>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Unary(oneshot::Sender<Outcome>),
+    Exchange { id: u64, answers: mpsc::UnboundedSender<(u64, Outcome)> },
+}
+
+impl Answer {
+    /// To a unary call.
+    pub(crate) fn unary(metrics: Arc<Metrics>, call: oneshot::Sender<Outcome>) -> Self {
+        Self { metrics, key: None, way: Some(Way::Unary(call)) }
+    }
+
+    /// To the request `id` of an Exchange stream. The stream bounds how many of its requests are unanswered, so `answers`
+    /// is bounded by that.
+    pub(crate) fn exchange(metrics: Arc<Metrics>, id: u64, answers: mpsc::UnboundedSender<(u64, Outcome)>) -> Self {
+        Self { metrics, key: None, way: Some(Way::Exchange { id, answers }) }
+    }
+
+    /// The key that the request names, to be counted with its outcome.
+    pub(crate) fn about(&mut self, key: Arc<Key>) {
+        self.key = Some(key);
+    }
+
+    /// Whether anybody waits.
+    pub(crate) fn is_wanted(&self) -> bool {
+        match &self.way {
+            Some(Way::Unary(call)) => !call.is_closed(),
+            Some(Way::Exchange { answers, .. }) => !answers.is_closed(),
+            None => false,
+        }
+    }
+
+    /// Answers.
+    pub(crate) fn send(mut self, outcome: Outcome) {
+        self.deliver(outcome);
+    }
+
+    fn deliver(&mut self, outcome: Outcome) {
+        let Some(way) = self.way.take() else {
+            return;
+        };
+        let counted = match &outcome {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(*reason),
+        };
+        self.metrics.answered(self.key.as_deref(), counted);
+        // Neither sending succeeds when the caller has gone, and then nobody misses it.
+        match way {
+            Way::Unary(call) => drop(call.send(outcome)),
+            Way::Exchange { id, answers } => drop(answers.send((id, outcome))),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.deliver(Err(Refusal::SigningFailed));
+    }
+}

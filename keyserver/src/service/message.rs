@@ -1,0 +1,96 @@
+//! Between the protocol's messages and the key server's own types.
+
+use keystead_proto::pad::Pad;
+use keystead_proto::v1;
+use keystead_tls::{KeyId, NamedGroup, SignatureScheme};
+use tonic::{Code, Status};
+
+use super::answer::Outcome;
+use crate::authorize::AllowedKeys;
+use crate::key::Key;
+use crate::operation::sign_server_key_exchange::{SignServerKeyExchange, Signed};
+use crate::refusal::Refusal;
+
+/// Reads a request: which key, and what to do with it.
+///
+/// # Errors
+/// [`Refusal::MalformedRequest`] for fields of wrong lengths.
+pub(crate) fn decode(request: v1::SignServerKeyExchangeRequest) -> Result<(KeyId, SignServerKeyExchange), Refusal> {
+    let number = |number: u32| u16::try_from(number).map_err(|_| Refusal::MalformedRequest);
+    let key_id = KeyId(bytes(&request.key_id)?);
+    let operation = SignServerKeyExchange {
+        client_random: bytes(&request.client_random)?,
+        scheme: SignatureScheme(number(request.scheme)?),
+        group: NamedGroup(number(request.group)?),
+        public: request.public,
+    };
+    Ok((key_id, operation))
+}
+
+fn bytes(field: &[u8]) -> Result<[u8; 32], Refusal> {
+    field.try_into().map_err(|_| Refusal::MalformedRequest)
+}
+
+/// The message of an Exchange stream for the request `id`.
+pub(crate) fn exchange_reply(id: u64, outcome: Outcome) -> v1::ExchangeReply {
+    use v1::exchange_reply::Outcome as Message;
+    let outcome = match outcome {
+        Ok(signed) => Message::SignServerKeyExchange(signed.into()),
+        Err(reason) => {
+            Message::Refusal(v1::Refusal { code: code(reason) as u32, message: reason.message().to_owned() })
+        }
+    };
+    let mut reply = v1::ExchangeReply { id, padding: Vec::new(), outcome: Some(outcome) };
+    reply.pad();
+    reply
+}
+
+impl From<Signed> for v1::SignServerKeyExchangeReply {
+    fn from(signed: Signed) -> Self {
+        Self { server_random: signed.server_random.to_vec(), signature: signed.signature }
+    }
+}
+
+/// The status that a unary call ends with.
+impl From<Refusal> for Status {
+    fn from(reason: Refusal) -> Self {
+        Self::new(code(reason), reason.message())
+    }
+}
+
+/// The one place that says which code stands for which cause.
+fn code(reason: Refusal) -> Code {
+    match reason {
+        Refusal::UnknownPeer | Refusal::KeyNotAllowed => Code::PermissionDenied,
+        Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
+            Code::InvalidArgument
+        }
+        Refusal::QueueFull => Code::ResourceExhausted,
+        Refusal::DeadlineExceeded => Code::DeadlineExceeded,
+        Refusal::CallerGone => Code::Cancelled,
+        Refusal::Stopping => Code::Unavailable,
+        Refusal::SigningFailed | Refusal::FaultySignature => Code::Internal,
+    }
+}
+
+/// Everything that a peer may serve.
+pub(crate) fn identities(keys: &AllowedKeys) -> v1::WatchEvent {
+    let identities = v1::Identities { identities: keys.iter().map(identity).collect() };
+    v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
+}
+
+fn identity(key: &Key) -> v1::Identity {
+    let identity = key.identity();
+    v1::Identity {
+        name: key.name().to_string(),
+        key_id: key.key_id().0.to_vec(),
+        certificate_chain: identity.chain().to_vec(),
+        signature_schemes: identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
+        ocsp_response: identity.ocsp_response().unwrap_or_default().to_vec(),
+    }
+}
+
+/// The notice that the key server is about to stop.
+pub(crate) fn drain() -> v1::WatchEvent {
+    v1::WatchEvent { event: Some(v1::watch_event::Event::Drain(v1::Drain {})) }
+}

@@ -1,0 +1,247 @@
+//! What a configuration means: everything that it names is read and checked, before anything is bound.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keystead_program::channel::{ChannelError, ChannelMaterial, PeerIdentity};
+use keystead_program::config::{self, ConfigError, RelativePath};
+use keystead_program::logging::LogError;
+
+use crate::authorize::{AllowedKeys, Authorizations};
+use crate::config::{Config, Crypto, EdgeConfig, Limits};
+use crate::key::{Key, KeyError};
+use crate::schedule::Capacity;
+
+/// A configuration of which every part was found good.
+#[derive(Debug)]
+pub struct Settings {
+    /// The file's content.
+    pub config: Config,
+    /// What this side of the channel shows and trusts.
+    pub channel: ChannelMaterial,
+    /// The keys, in the order of the configuration.
+    pub keys: Vec<Arc<Key>>,
+    /// Who may use them.
+    pub authorizations: Authorizations,
+    /// What is no error and a person should look at.
+    pub warnings: Vec<Warning>,
+}
+
+impl Settings {
+    /// Reads the configuration file `path` and everything it names.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first part that is wrong.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let config: Config = config::load(path)?;
+        Self::of(config, config::directory(path))
+    }
+
+    /// Reads everything that `config` names; relative paths start at `directory`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first part that is wrong.
+    pub fn of(config: Config, directory: &Path) -> Result<Self, SettingsError> {
+        config.log.check()?;
+        check_limits(&config.limits)?;
+        let channel = ChannelMaterial::load(&config.channel, directory)?;
+        let keys = load_keys(&config, directory)?;
+        let authorizations = authorize(&config.edge, &keys)?;
+        let warnings = warnings(&config, directory, &keys);
+        Ok(Self { config, channel, keys, authorizations, warnings })
+    }
+
+    /// Threads and queues.
+    pub fn capacity(&self) -> Capacity {
+        let limits = &self.config.limits;
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        Capacity {
+            threads: if limits.signing_threads == 0 { processors() } else { limits.signing_threads },
+            light: limits.queue_light,
+            medium: limits.queue_medium,
+            heavy: limits.queue_heavy,
+        }
+    }
+
+    /// Which cryptography is used.
+    pub fn crypto(&self) -> Crypto {
+        self.config.crypto
+    }
+}
+
+fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
+    let counts = [
+        ("queue_light", limits.queue_light),
+        ("queue_medium", limits.queue_medium),
+        ("queue_heavy", limits.queue_heavy),
+        ("in_flight_per_stream", limits.in_flight_per_stream),
+        ("streams_per_connection", limits.streams_per_connection as usize),
+        ("connections", limits.connections),
+        ("handshakes", limits.handshakes),
+    ];
+    let zero_duration =
+        [("handshake_timeout", limits.handshake_timeout), ("operation_timeout", limits.operation_timeout)];
+    let zeroes = counts.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
+    let instants = zero_duration.into_iter().filter(|(_, duration)| duration.is_zero()).map(|(name, _)| name);
+    match zeroes.chain(instants).next() {
+        Some(name) => Err(SettingsError::ZeroLimit(name)),
+        None => Ok(()),
+    }
+}
+
+fn load_keys(config: &Config, directory: &Path) -> Result<Vec<Arc<Key>>, SettingsError> {
+    if config.key.is_empty() {
+        return Err(SettingsError::NoKeys);
+    }
+    let mut rng = rand::rng();
+    let mut names = HashSet::new();
+    let mut ids: HashMap<_, Arc<str>> = HashMap::new();
+    let mut keys = Vec::with_capacity(config.key.len());
+    for entry in &config.key {
+        if !names.insert(&entry.name) {
+            return Err(SettingsError::DuplicateKeyName(entry.name.clone()));
+        }
+        let key = Key::load(entry, directory, config.crypto, &mut rng)
+            .map_err(|cause| SettingsError::Key { name: entry.name.clone(), cause })?;
+        if let Some(first) = ids.insert(key.key_id(), key.name().clone()) {
+            return Err(SettingsError::DuplicateKey { first, second: key.name().clone() });
+        }
+        keys.push(Arc::new(key));
+    }
+    Ok(keys)
+}
+
+fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
+    let by_name: HashMap<&str, &Arc<Key>> = keys.iter().map(|key| (key.name().as_ref(), key)).collect();
+    let mut seen = HashSet::new();
+    let allowed = |edge: &EdgeConfig| {
+        if !seen.insert(edge.id.clone()) {
+            return Err(SettingsError::DuplicateEdge(edge.id.clone()));
+        }
+        let find = |name: &String| by_name.get(name.as_str()).map(|key| Arc::clone(key)).ok_or_else(|| name.clone());
+        let keys: Result<AllowedKeys, String> = edge.keys.iter().map(find).collect();
+        let unknown = |key| SettingsError::UnknownKey { edge: edge.id.clone(), key };
+        Ok((edge.id.clone(), keys.map_err(unknown)?))
+    };
+    edges.iter().map(allowed).collect()
+}
+
+/// What was found, a line each, for a person.
+#[derive(Debug)]
+pub struct Report<'s>(&'s Settings);
+
+impl Settings {
+    /// What was found.
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for key in &self.0.keys {
+            let schemes: Vec<_> = key.identity().schemes().iter().map(ToString::to_string).collect();
+            let kind = key.identity().public_key().kind();
+            writeln!(f, "key {}: {kind:?}, {}, id {}", key.name(), schemes.join(" "), key.key_id())?;
+        }
+        for edge in &self.0.config.edge {
+            writeln!(f, "edge {}: {}", edge.id, edge.keys.join(" "))?;
+        }
+        for warning in &self.0.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        writeln!(f, "the configuration is good")
+    }
+}
+
+/// Something that is no error and that a person should look at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Every account of the machine can read the private key.
+    #[error("{}: every account of this machine can read this private key; chmod 600 it", .0.display())]
+    WorldReadable(PathBuf),
+    /// A certificate that clients will refuse.
+    #[error("the certificate of key {0} is outside its time of validity")]
+    OutsideValidity(Arc<str>),
+    /// A key that nobody may use.
+    #[error("no [[edge]] may use the key {0}")]
+    UnusedKey(Arc<str>),
+}
+
+fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
+    let private_keys = config.key.iter().map(|key| &key.private_key).chain([&config.channel.private_key]);
+    let readable = private_keys.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
+    let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
+    let is_used = |key: &Key| config.edge.iter().any(|edge| edge.keys.iter().any(|name| name == key.name().as_ref()));
+    let unused = keys.iter().filter(|key| !is_used(key)).map(|key| Warning::UnusedKey(key.name().clone()));
+    readable.chain(outside).chain(unused).collect()
+}
+
+fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {
+    let path = path.under(directory);
+    let mode = std::fs::metadata(&path).ok()?.permissions().mode();
+    (mode & 0o004 != 0).then_some(path)
+}
+
+/// Whether this moment is within the validity of the key's own certificate.
+fn is_valid(key: &Key) -> bool {
+    let leaf = key.identity().chain().first();
+    leaf.and_then(|der| x509_parser::parse_x509_certificate(der).ok())
+        .is_some_and(|(_, certificate)| certificate.validity().is_valid())
+}
+
+/// Which part of a configuration is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The `[log]` table.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The `[channel]` table.
+    #[error("[channel] {0}")]
+    Channel(#[from] ChannelError),
+    /// A limit that would let nothing through.
+    #[error("[limits] {0} must not be 0")]
+    ZeroLimit(&'static str),
+    /// No `[[key]]`.
+    #[error("no [[key]]: there is nothing to sign with")]
+    NoKeys,
+    /// Two `[[key]]` of one name.
+    #[error("two [[key]] have the name {0}; names must differ")]
+    DuplicateKeyName(String),
+    /// One private key under two names.
+    #[error("[[key]] {first} and {second} hold the same private key; an edge could not tell them apart")]
+    DuplicateKey {
+        /// The one named first.
+        first: Arc<str>,
+        /// The other.
+        second: Arc<str>,
+    },
+    /// A `[[key]]` that cannot be used.
+    #[error("[[key]] {name}: {cause}")]
+    Key {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        cause: KeyError,
+    },
+    /// Two `[[edge]]` of one identity.
+    #[error("two [[edge]] have the id {0}; put their keys into one")]
+    DuplicateEdge(PeerIdentity),
+    /// An edge's list names a key that is not there.
+    #[error("[[edge]] {edge}: there is no [[key]] of the name {key}")]
+    UnknownKey {
+        /// Whose list.
+        edge: PeerIdentity,
+        /// The name on it.
+        key: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

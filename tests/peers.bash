@@ -1,0 +1,50 @@
+# The real clients and tools that the tests talk to. Sourced by tests/run and .ci/run; needs the working directory to
+# be the repository.
+
+# What was left out, and why: one line each.
+skipped=()
+
+# peer COMMAND PACKAGE: what provides a command on Debian and Ubuntu.
+peers=(
+    "cc gcc"
+    "openssl openssl"
+    "gnutls-cli gnutls-bin"
+    "curl curl"
+    "tstclnt libnss3-tools"
+    "certutil libnss3-tools"
+    "python3 python3"
+    "ss iproute2"
+    "ps procps"
+)
+
+missing_peers() {
+    local peer
+    for peer in "${peers[@]}"; do
+        command -v "${peer% *}" >/dev/null || echo "${peer#* }"
+    done | sort -u
+}
+
+# Installs what is missing where that is allowed. Tests whose peer is missing say so themselves.
+install_peers() {
+    local missing
+    mapfile -t missing < <(missing_peers)
+    if ((${#missing[@]} == 0)); then
+        return
+    fi
+    if [[ $EUID == 0 ]] && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}" libc6-dev ca-certificates ||
+            echo "cannot install ${missing[*]}" >&2
+    fi
+    mapfile -t missing < <(missing_peers)
+    if ((${#missing[@]} > 0)); then
+        skipped+=("tests with ${missing[*]}: not installed, and only root can install with apt")
+    fi
+}
+
+report_skipped() {
+    if ((${#skipped[@]} > 0)); then
+        echo "Skipped:"
+        printf '  %s\n' "${skipped[@]}"
+    fi
+}

@@ -1,0 +1,366 @@
+//! A TLS 1.2 client that does what a test tells it to: each message on its own, whole, altered, split or out of order,
+//! protected or not.
+//!
+//! ```text
+//!  hello ──► read_flight ──► key_exchange ──► change_cipher_spec ──► finished ──► read_finished ──► data, alert
+//! ```
+//!
+//! Each of these gives the bytes for the server, or takes the server's. `…_message` makes a handshake message without
+//! its record, and [`record`](Client::record) a record of anything. The client is made of the engine's own parts; that
+//! those are right is for other clients to show.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use keystead_tls::crypto::hash::Digest;
+use keystead_tls::crypto::prf::{self, FinishedLabel};
+use keystead_tls::crypto::{FAST, TAG_LENGTH};
+use keystead_tls::message::client_hello::{ClientExtensions, ClientHello};
+use keystead_tls::message::server_hello::ServerHello;
+use keystead_tls::message::{
+    self, certificate, certificate_status, client_key_exchange, finished, server_key_exchange,
+};
+use keystead_tls::record::protect::{Protection, ProtectionPair};
+use keystead_tls::record::{HEADER_LENGTH, MAX_PLAINTEXT};
+use keystead_tls::secret::MasterSecret;
+use keystead_tls::server_key_exchange::{ServerEcdhParams, signed_content};
+use keystead_tls::suite::Suite;
+use keystead_tls::{
+    Alert, CipherSuite, ContentType, HandshakeType, Identity, NamedGroup, ProtocolVersion, SignatureScheme,
+};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::signer::SERVER_NAME;
+
+/// The client's side of one connection.
+pub struct Client {
+    /// What it offers. [`Client::hello`] sends it.
+    pub offer: ClientHello,
+    /// Further extensions, each made by [`extension`], that stand behind the offer's in ClientHello.
+    pub more_extensions: Vec<u8>,
+    transcript: Vec<u8>,
+    flight: Option<Flight>,
+    master_secret: Option<MasterSecret>,
+    /// The keys that ChangeCipherSpec switches on.
+    next_writer: Option<Protection>,
+    next_reader: Option<Protection>,
+    writer: Option<Protection>,
+    reader: Option<Protection>,
+    unread: Vec<u8>,
+}
+
+/// The server's first flight.
+#[derive(Clone, Debug)]
+pub struct Flight {
+    /// ServerHello.
+    pub hello: ServerHello,
+    /// Certificate: DER, the server's own first.
+    pub chain: Vec<Vec<u8>>,
+    /// CertificateStatus.
+    pub ocsp_response: Option<Vec<u8>>,
+    /// The group in ServerKeyExchange.
+    pub group: NamedGroup,
+    /// The server's public value.
+    pub public: Vec<u8>,
+    /// The scheme in ServerKeyExchange, whose signature is right.
+    pub scheme: SignatureScheme,
+}
+
+/// One record, opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What it carries.
+    pub content_type: ContentType,
+    /// Its plaintext.
+    pub payload: Vec<u8>,
+    /// Whether it came protected.
+    pub protected: bool,
+}
+
+/// An offer of everything the engine has.
+pub fn full_offer() -> ClientHello {
+    ClientHello {
+        version: ProtocolVersion::TLS_1_2,
+        random: [0xc1; 32],
+        session_id: Vec::new(),
+        cipher_suites: keystead_tls::HostParameters::default().suites,
+        extensions: ClientExtensions {
+            server_name: Some(SERVER_NAME.into()),
+            status_request: false,
+            supported_groups: Some(NamedGroup::KNOWN.to_vec()),
+            ec_point_formats: true,
+            signature_algorithms: Some(SignatureScheme::KNOWN.to_vec()),
+            alpn: None,
+            extended_master_secret: true,
+            record_size_limit: None,
+            supported_versions: None,
+            renegotiation_info: true,
+        },
+    }
+}
+
+/// A handshake message of any type and content.
+pub fn message(kind: HandshakeType, body: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(body.len()).expect("a short body").to_be_bytes();
+    [&[kind.0][..], &length, body].concat()
+}
+
+/// An extension of any type and content.
+pub fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(data.len()).expect("an extension's length").to_be_bytes();
+    [&kind.to_be_bytes()[..], &length, data].concat()
+}
+
+/// ClientHello's body in two parts: what stands in front of the extensions' length, and the extensions.
+pub fn hello_parts(offer: &ClientHello) -> (Vec<u8>, Vec<u8>) {
+    let body = |offer: &ClientHello| {
+        let mut message = Vec::new();
+        offer.write(&mut message);
+        message.split_off(message::HEADER_LENGTH)
+    };
+    let mut front = body(&ClientHello { extensions: ClientExtensions::default(), ..offer.clone() });
+    let extensions = body(offer).split_off(front.len());
+    front.truncate(front.len() - 2);
+    (front, extensions)
+}
+
+/// A record of any type and content, unprotected.
+pub fn plain_record(content_type: ContentType, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).expect("a record's length").to_be_bytes();
+    [&[content_type.0, 3, 3][..], &length, payload].concat()
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new(full_offer())
+    }
+}
+
+impl Client {
+    /// A client that offers this.
+    pub fn new(offer: ClientHello) -> Self {
+        Self {
+            offer,
+            more_extensions: Vec::new(),
+            transcript: Vec::new(),
+            flight: None,
+            master_secret: None,
+            next_writer: None,
+            next_reader: None,
+            writer: None,
+            reader: None,
+            unread: Vec::new(),
+        }
+    }
+
+    /// Counts a message that the test made as sent.
+    pub fn note(&mut self, message: &[u8]) {
+        self.transcript.extend_from_slice(message);
+    }
+
+    /// ClientHello.
+    pub fn hello_message(&mut self) -> Vec<u8> {
+        let (mut body, mut extensions) = hello_parts(&self.offer);
+        extensions.extend_from_slice(&self.more_extensions);
+        body.extend(u16::try_from(extensions.len()).expect("a block's length").to_be_bytes());
+        body.extend(extensions);
+        let message = message(HandshakeType::CLIENT_HELLO, &body);
+        self.note(&message);
+        message
+    }
+
+    /// ClientHello in its record.
+    pub fn hello(&mut self) -> Vec<u8> {
+        let message = self.hello_message();
+        self.records(ContentType::HANDSHAKE, &message)
+    }
+
+    /// Reads ServerHello to ServerHelloDone, and nothing else, and verifies the signature.
+    pub fn read_flight(&mut self, wire: &[u8]) -> Flight {
+        let records = self.read(wire);
+        assert!(records.iter().all(|record| record.content_type == ContentType::HANDSHAKE), "{records:?}");
+        let messages = records.into_iter().flat_map(|record| record.payload).collect::<Vec<_>>();
+        self.note(&messages);
+        let flight = parse_flight(&messages, &self.offer.random);
+        self.flight = Some(flight.clone());
+        flight
+    }
+
+    /// ClientKeyExchange; the keys are derived and wait for ChangeCipherSpec.
+    pub fn key_exchange_message(&mut self) -> Vec<u8> {
+        let flight = self.flight.clone().expect("the server's flight");
+        let key_pair = FAST.key_pair(flight.group, &mut StdRng::seed_from_u64(7)).expect("a key pair");
+        let mut message = Vec::new();
+        client_key_exchange::write_ecdh(key_pair.public(), &mut message);
+        self.note(&message);
+
+        let suite = Suite::find(flight.hello.cipher_suite).expect("a suite of the engine");
+        let shared_secret = key_pair.agree(&flight.public).expect("a point of the group");
+        let (client_random, server_random) = (&self.offer.random, &flight.hello.random);
+        let master_secret = match flight.hello.extensions.extended_master_secret {
+            true => prf::extended_master_secret(suite.hash, &shared_secret, self.digest(suite).as_ref()),
+            false => prf::master_secret(suite.hash, &shared_secret, client_random, server_random),
+        };
+        let pair = ProtectionPair::derive(FAST, suite, &master_secret, client_random, server_random);
+        self.master_secret = Some(master_secret);
+        self.next_writer = Some(pair.client);
+        self.next_reader = Some(pair.server);
+        message
+    }
+
+    /// ClientKeyExchange in its record.
+    pub fn key_exchange(&mut self) -> Vec<u8> {
+        let message = self.key_exchange_message();
+        self.records(ContentType::HANDSHAKE, &message)
+    }
+
+    /// ChangeCipherSpec; everything after it is protected.
+    pub fn change_cipher_spec(&mut self) -> Vec<u8> {
+        let record = self.record(ContentType::CHANGE_CIPHER_SPEC, &[1]);
+        self.writer = Some(self.next_writer.take().expect("the keys are agreed on"));
+        record
+    }
+
+    /// Finished.
+    pub fn finished_message(&mut self) -> Vec<u8> {
+        let mut message = Vec::new();
+        finished::write(&self.verify_data(FinishedLabel::Client), &mut message);
+        self.note(&message);
+        message
+    }
+
+    /// Finished in its record.
+    pub fn finished(&mut self) -> Vec<u8> {
+        let message = self.finished_message();
+        self.records(ContentType::HANDSHAKE, &message)
+    }
+
+    /// Everything from ClientKeyExchange to Finished, as clients send it in one piece.
+    pub fn second_flight(&mut self) -> Vec<u8> {
+        [self.key_exchange(), self.change_cipher_spec(), self.finished()].concat()
+    }
+
+    /// Reads ChangeCipherSpec and Finished, checks them, and returns the records behind them.
+    pub fn read_finished(&mut self, wire: &[u8]) -> Vec<Record> {
+        let mut message = Vec::new();
+        finished::write(&self.verify_data(FinishedLabel::Server), &mut message);
+        let expected = [
+            Record { content_type: ContentType::CHANGE_CIPHER_SPEC, payload: vec![1], protected: false },
+            Record { content_type: ContentType::HANDSHAKE, payload: message, protected: true },
+        ];
+        let mut records = self.read(wire);
+        let behind = records.split_off(expected.len().min(records.len()));
+        assert_eq!(records, expected);
+        behind
+    }
+
+    /// Application data.
+    pub fn data(&mut self, data: &[u8]) -> Vec<u8> {
+        self.records(ContentType::APPLICATION_DATA, data)
+    }
+
+    /// An alert.
+    pub fn alert(&mut self, alert: Alert) -> Vec<u8> {
+        self.record(ContentType::ALERT, &alert.encode())
+    }
+
+    /// As few records as hold `payload`.
+    pub fn records(&mut self, content_type: ContentType, payload: &[u8]) -> Vec<u8> {
+        self.records_of(MAX_PLAINTEXT, content_type, payload)
+    }
+
+    /// `payload` in records of at most `size` bytes of plaintext.
+    pub fn records_of(&mut self, size: usize, content_type: ContentType, payload: &[u8]) -> Vec<u8> {
+        payload.chunks(size).flat_map(|chunk| self.record(content_type, chunk)).collect()
+    }
+
+    /// One record, protected if the client is that far; of any type and content, also of such as may not be.
+    pub fn record(&mut self, content_type: ContentType, payload: &[u8]) -> Vec<u8> {
+        let Some(writer) = &mut self.writer else { return plain_record(content_type, payload) };
+        let room = vec![0; writer.explicit_nonce_length()];
+        let mut fragment = [&room, payload, &[0; TAG_LENGTH]].concat();
+        writer.seal(content_type, ProtocolVersion::TLS_1_2, &mut fragment).expect("records are left");
+        plain_record(content_type, &fragment)
+    }
+
+    /// Opens the server's records. What is no whole record waits for the next call.
+    pub fn read(&mut self, wire: &[u8]) -> Vec<Record> {
+        self.unread.extend_from_slice(wire);
+        let mut records = Vec::new();
+        let unread = std::mem::take(&mut self.unread);
+        let mut rest = unread.as_slice();
+        while let Some((&[content_type, v0, v1, l0, l1], body)) = rest.split_first_chunk::<HEADER_LENGTH>() {
+            let length = usize::from(u16::from_be_bytes([l0, l1]));
+            let Some((fragment, behind)) = body.split_at_checked(length) else { break };
+            rest = behind;
+            let (content_type, version) = (ContentType(content_type), ProtocolVersion(u16::from_be_bytes([v0, v1])));
+            let mut fragment = fragment.to_vec();
+            let protected = self.reader.is_some();
+            if let Some(reader) = &mut self.reader {
+                let plaintext = reader.open(content_type, version, &mut fragment).expect("a record that opens");
+                fragment = fragment.get(plaintext).expect("a range of the record").to_vec();
+            }
+            if content_type == ContentType::CHANGE_CIPHER_SPEC {
+                self.reader = self.next_reader.take();
+            }
+            records.push(Record { content_type, payload: fragment, protected });
+        }
+        self.unread = rest.to_vec();
+        records
+    }
+
+    /// Opens the server's records, which are application data and nothing else.
+    pub fn read_data(&mut self, wire: &[u8]) -> Vec<u8> {
+        let records = self.read(wire);
+        assert!(records.iter().all(|record| record.content_type == ContentType::APPLICATION_DATA), "{records:?}");
+        records.into_iter().flat_map(|record| record.payload).collect()
+    }
+
+    fn digest(&self, suite: &Suite) -> Digest {
+        let mut hash = suite.hash.start();
+        hash.update(&self.transcript);
+        hash.current()
+    }
+
+    fn verify_data(&self, label: FinishedLabel) -> [u8; finished::VERIFY_DATA_LENGTH] {
+        let suite = self.flight.as_ref().and_then(|flight| Suite::find(flight.hello.cipher_suite));
+        let (suite, master_secret) = suite.zip(self.master_secret.as_ref()).expect("the keys are agreed on");
+        prf::verify_data(suite.hash, master_secret, label, self.digest(suite).as_ref())
+    }
+}
+
+fn parse_flight(mut messages: &[u8], client_random: &[u8; 32]) -> Flight {
+    let mut next = |kind: HandshakeType| {
+        let (&[first, high, middle, low], rest) = messages.split_first_chunk::<{ message::HEADER_LENGTH }>()?;
+        let (body, rest) = rest.split_at(u32::from_be_bytes([0, high, middle, low]) as usize);
+        (first == kind.0).then(|| {
+            messages = rest;
+            body
+        })
+    };
+    let hello = ServerHello::read(next(HandshakeType::SERVER_HELLO).expect("ServerHello")).expect("ServerHello");
+    let chain = certificate::read(next(HandshakeType::CERTIFICATE).expect("Certificate")).expect("Certificate");
+    let chain = chain.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let ocsp_response = next(HandshakeType::CERTIFICATE_STATUS)
+        .map(|body| certificate_status::read(body).expect("CertificateStatus").to_vec());
+    let body = next(HandshakeType::SERVER_KEY_EXCHANGE).expect("ServerKeyExchange");
+    let (params, scheme, signature) = server_key_exchange::read(body).expect("ServerKeyExchange");
+    assert_eq!(next(HandshakeType::SERVER_HELLO_DONE), Some(&[][..]));
+    assert!(messages.is_empty(), "messages behind ServerHelloDone: {messages:02x?}");
+    verify(&chain, scheme, &signed_content(client_random, &hello.random, &params), signature);
+    let ServerEcdhParams { group, public } = params;
+    Flight { hello, chain, ocsp_response, group, public: public.to_vec(), scheme }
+}
+
+fn verify(chain: &[Vec<u8>], scheme: SignatureScheme, content: &[u8], signature: &[u8]) {
+    let identity = Identity::new(chain.to_vec(), &[scheme], None);
+    let Ok(identity) = identity else { panic!("{scheme} does not fit the certificate") };
+    FAST.verify(scheme, identity.public_key(), content, signature).expect("a right signature");
+}
+
+/// The suites of the engine whose ServerKeyExchange such a certificate signs.
+pub fn suites_for(identity: &Identity) -> Vec<CipherSuite> {
+    let kind = identity.public_key().kind();
+    let fits = |suite: &CipherSuite| Suite::find(*suite).is_some_and(|suite| suite.authentication.fits(kind));
+    keystead_tls::HostParameters::default().suites.into_iter().filter(fits).collect()
+}

@@ -1,0 +1,169 @@
+//! The programs' configurations.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use keystead_local::pki::{KEY_SERVER_NAME, edge_identity};
+
+use super::Builder;
+
+/// Beside the key server's configuration.
+pub(super) const OCSP_FILE: &str = "ocsp.der";
+
+/// A kind of key, with a certificate for `localhost` and `*.localhost`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// RSA with 2048 bits.
+    Rsa2048,
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+}
+
+impl KeyType {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Rsa2048, Self::P256, Self::P384, Self::Ed25519];
+
+    /// The key's name in configurations; its files have it behind `localhost-`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rsa2048 => "rsa",
+            Self::P256 => "p256",
+            Self::P384 => "p384",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+
+    /// The files' name without `.pem` and `.key`.
+    pub fn stem(self) -> String {
+        format!("localhost-{}", self.name())
+    }
+}
+
+/// A virtual host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    names: Vec<String>,
+    default: bool,
+    keys: Vec<KeyType>,
+    backends: Vec<SocketAddr>,
+    lines: Vec<String>,
+}
+
+impl Host {
+    /// A host that answers to `name`, on the stack's backend with a PROXY header of version 2.
+    pub fn new(name: &str) -> Self {
+        Self { names: vec![name.to_owned()], default: false, keys: Vec::new(), backends: Vec::new(), lines: Vec::new() }
+    }
+
+    /// Makes it the host of clients that ask for other names or for none.
+    pub fn default(mut self) -> Self {
+        self.default = true;
+        self
+    }
+
+    /// Its keys.
+    pub fn keys(mut self, keys: &[KeyType]) -> Self {
+        self.keys = keys.to_vec();
+        self
+    }
+
+    /// Its backends. They get no PROXY header unless [`Self::proxy_protocol`] says so.
+    pub fn backends(mut self, backends: &[SocketAddr]) -> Self {
+        self.backends = backends.to_vec();
+        self
+    }
+
+    /// What precedes the bytes to the backend: `none`, `v1` or `v2`.
+    pub fn proxy_protocol(self, version: &str) -> Self {
+        self.line(format!("proxy_protocol = \"{version}\""))
+    }
+
+    /// Its application protocols.
+    pub fn alpn(self, protocols: &[&str]) -> Self {
+        self.line(format!("alpn = {protocols:?}"))
+    }
+
+    fn line(mut self, line: String) -> Self {
+        self.lines.push(line);
+        self
+    }
+
+    pub(super) fn needs_backend(&self) -> bool {
+        self.backends.is_empty()
+    }
+
+    /// Fills in what was left open.
+    pub(super) fn complete(&mut self, keys: &[KeyType], backend: SocketAddr) {
+        if self.keys.is_empty() {
+            self.keys = keys.to_vec();
+        }
+        if self.backends.is_empty() {
+            self.backends.push(backend);
+            if !self.lines.iter().any(|line| line.starts_with("proxy_protocol")) {
+                self.lines.push("proxy_protocol = \"v2\"".to_owned());
+            }
+        }
+    }
+
+    fn table(&self) -> String {
+        let Self { names, default, keys, backends, lines } = self;
+        let keys: Vec<_> = keys.iter().map(|key| key.name()).collect();
+        let backends: Vec<_> = backends.iter().map(ToString::to_string).collect();
+        let lines = lines.join("\n");
+        format!(
+            "[[virtual_host]]\nnames = {names:?}\ndefault = {default}\nkeys = {keys:?}\nbackends = {backends:?}\n{lines}\n"
+        )
+    }
+}
+
+/// A number or a string.
+pub(super) fn line(name: &str, value: &str) -> String {
+    match value.parse::<u64>() {
+        Ok(number) => format!("{name} = {number}"),
+        Err(_) => format!("{name} = {value:?}"),
+    }
+}
+
+const CHANNEL: &str = r#"[channel]
+certificate = "channel.pem"
+private_key = "channel.key"
+trust_roots = "channel-ca.pem"
+"#;
+
+pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAddr, edges: &[&str]) -> String {
+    let crypto = stack.crypto;
+    let mut text = format!(
+        "listen = \"{address}\"\ncrypto = \"{crypto}\"\n[limits]\ndrain_timeout = \"2s\"\n\
+         [log]\nlevel = \"debug,h2=info\"\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}"
+    );
+    for key in &stack.keys {
+        let (name, stem) = (key.name(), key.stem());
+        let key = format!("[[key]]\nname = {name:?}\nprivate_key = \"{stem}.key\"\ncertificate_chain = \"{stem}.pem\"");
+        text += &key;
+        text += "\n";
+        if stack.ocsp_response.is_some() {
+            text += &line("ocsp_response", OCSP_FILE);
+            text += "\n";
+        }
+    }
+    let keys: Vec<_> = stack.keys.iter().map(|key| key.name()).collect();
+    for edge in edges {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "[[edge]]\nid = \"{}\"\nkeys = {keys:?}", edge_identity(edge));
+    }
+    text
+}
+
+pub(super) fn edge(stack: &Builder, address: SocketAddr, metrics: SocketAddr, key_server: SocketAddr) -> String {
+    let (crypto, limits, options) = (stack.crypto, stack.limits.join("\n"), stack.key_server_table.join("\n"));
+    let hosts: String = stack.hosts.iter().map(Host::table).collect();
+    format!(
+        "crypto = \"{crypto}\"\nstate_directory = \"state\"\n[log]\nlevel = \"debug,h2=info,sled=info\"\n\
+         [limits]\n{limits}\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}[[listener]]\naddress = \"{address}\"\n\
+         [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n{options}\n{hosts}"
+    )
+}
