@@ -207,6 +207,7 @@ reasons! {
         /// With a close_notify before the handshake was complete.
         ClosedInHandshake => CLOSE_NOTIFY,
         /// Without a close_notify: what came may not be all (RFC 5246 §7.2.1).
+        #[strum(serialize = "connection_truncated")]
         Truncated => None,
         /// By silence: it took longer than the caller allows.
         TimedOut => CLOSE_NOTIFY,
@@ -305,4 +306,28 @@ from_cause! {
     PeerClosed => PeerClosed,
     KeyServerFailure => KeyServer,
     LocalFailure => Local,
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_has_a_word_of_its_own() {
+        let mut reasons: Vec<_> = InvalidMessage::iter()
+            .map(InvalidMessage::reason)
+            .chain(PeerIncompatible::iter().map(PeerIncompatible::reason))
+            .chain(PeerMisbehaved::iter().map(PeerMisbehaved::reason))
+            .chain(PeerClosed::iter().map(PeerClosed::reason))
+            .chain(KeyServerFailure::iter().map(KeyServerFailure::reason))
+            .chain(LocalFailure::iter().map(LocalFailure::reason))
+            .chain([Error::PeerAlert(AlertDescription::UNKNOWN_CA).reason()])
+            .collect();
+        let all = reasons.len();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons.len(), all);
+    }
 }

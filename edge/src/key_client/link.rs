@@ -86,17 +86,24 @@ impl Link {
     /// Keeps the connection up. Ends only by being dropped.
     pub(super) async fn keep_up(self: Arc<Self>, directory: Arc<Directory>) {
         let mut backoff = Backoff::default();
+        let mut told = false;
         loop {
             let began = Instant::now();
-            let ended = self.connect_and_serve(&directory).await;
+            let cause = self.connect_and_serve(&directory).await;
             if let Some(stream) = self.stream.swap(None) {
                 stream.pending.close();
                 self.standing.down();
+                told = false;
             }
+            // Once for each time that it is gone.
+            if told {
+                tracing::debug!(key_server = %self.address, %cause, "no connection to the key server");
+            } else {
+                tracing::warn!(key_server = %self.address, %cause, "no connection to the key server; trying on");
+            }
+            told = true;
             backoff.after(began.elapsed());
-            let pause = backoff.pause(rand::random());
-            tracing::warn!(key_server = %self.address, cause = %ended, ?pause, "no connection to the key server");
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(backoff.pause(rand::random())).await;
         }
     }
 

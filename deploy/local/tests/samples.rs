@@ -1,0 +1,51 @@
+//! The sample configurations say only what the programs understand, in their comments too.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use keystead_edge::config::Config;
+use keystead_keyserver::settings::Settings;
+use keystead_local::pki::Deployment;
+use tempfile::TempDir;
+
+/// A directory with the certificates of `part` and the sample as it would be with every comment that holds a key or a
+/// table put into force.
+fn in_force(sample: &str, part: &str) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = directory.path().join("all");
+    Deployment::localhost(["one"]).provide(&pki).unwrap();
+    fs::rename(pki.join(part), directory.path().join("pki")).unwrap();
+    fs::write(directory.path().join("pki/localhost-rsa.ocsp"), b"response").unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(sample);
+    let lines: Vec<_> = fs::read_to_string(source).unwrap().lines().map(uncommented).collect();
+    let file = directory.path().join(sample);
+    fs::write(&file, lines.join("\n")).unwrap();
+    (directory, file)
+}
+
+fn uncommented(line: &str) -> String {
+    let Some(rest) = line.strip_prefix("# ") else { return line.to_owned() };
+    let key = rest.split_once(" = ").map_or("", |(key, _)| key);
+    let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if is_key || rest.starts_with('[') { rest.to_owned() } else { line.to_owned() }
+}
+
+#[test]
+fn the_key_servers_sample_is_understood() {
+    let (_directory, file) = in_force("keyserver.toml", "keyserver");
+    let settings = Settings::load(&file).unwrap();
+    assert_eq!(settings.config.key.len(), 2);
+    assert_eq!(settings.config.limits, keystead_keyserver::config::Limits::default());
+}
+
+#[test]
+fn the_edges_sample_is_understood() {
+    let (directory, file) = in_force("edge.toml", "edge-one");
+    let served = directory.path().join("all/keyserver/localhost-rsa.pem");
+    fs::copy(served, directory.path().join("pki/localhost.pem")).unwrap();
+    fs::write(directory.path().join("pki/localhost.ocsp"), b"response").unwrap();
+    let config = Config::load(&file).unwrap();
+    assert_eq!(config.hosts.len(), 1);
+    assert_eq!(config.limits, keystead_edge::config::Limits::default());
+}
