@@ -237,8 +237,6 @@ reasons! {
         NoKeyPair => INTERNAL_ERROR,
         /// No backend could be reached.
         BackendUnreachable => INTERNAL_ERROR,
-        /// This side is shutting down.
-        Draining => INTERNAL_ERROR,
         /// So many records under one key that its AEAD protects no more (RFC 8446 §5.5).
         KeyExhausted => INTERNAL_ERROR,
     }
