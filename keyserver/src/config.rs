@@ -74,6 +74,11 @@ pub struct Limits {
     pub queue_heavy: usize,
     /// Requests of one stream that are not yet answered; further ones stay unread.
     pub in_flight_per_stream: usize,
+    /// Randoms for RSA key transport that one call gives at the most.
+    pub leases_per_call: u32,
+    /// Randoms of one edge that are good at one time; the oldest make way for more. It must cover what the edge keeps in
+    /// stock and the handshakes it begins while the slowest of them runs. A bit of memory each.
+    pub leases_per_edge: u32,
     /// Streams and unary calls at one time on one connection.
     pub streams_per_connection: u32,
     /// Connections at one time.
@@ -100,6 +105,8 @@ impl Default for Limits {
             queue_medium: 512,
             queue_heavy: 64,
             in_flight_per_stream: 1024,
+            leases_per_call: 512,
+            leases_per_edge: 1 << 18,
             streams_per_connection: 128,
             connections: 1024,
             handshakes: 64,
@@ -124,6 +131,10 @@ pub struct KeyConfig {
     pub schemes: Option<Vec<SchemeName>>,
     /// DER file: an OCSPResponse for edges to staple.
     pub ocsp_response: Option<RelativePath>,
+    /// Whether master secrets are recovered with it, for RSA key transport (RFC 5246 §7.4.7.1). Dangerous: such handshakes
+    /// have no forward secrecy, so whoever records them and one day has the key reads them.
+    #[serde(default)]
+    pub danger_rsa_key_transport: bool,
 }
 
 /// An `[[edge]]`.

@@ -111,6 +111,7 @@ impl Files {
             certificate_chain: format!("{name}.pem").into(),
             schemes: schemes.map(|schemes| schemes.iter().copied().map(SchemeName).collect()),
             ocsp_response: None,
+            danger_rsa_key_transport: false,
         };
         Key::load(&config, self.path(), crypto, &mut rand::rng())
     }

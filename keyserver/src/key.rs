@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Crypto, KeyConfig};
 use crate::custody::pem::{PemError, PrivateKeyPem};
-use crate::custody::{self, Custody, InvalidPrivateKey, SigningFailed};
+use crate::custody::{self, Custody, InvalidPrivateKey, SigningFailed, Uses};
 use crate::schedule::CostClass;
 
 /// A private key with its certificate chain. That the two belong together was checked when it was loaded.
@@ -36,7 +36,8 @@ impl Key {
     ) -> Result<Self, KeyError> {
         let identity = load_identity(config, directory)?;
         let file = config.private_key.under(directory);
-        let custody = load_private_key(&file, crypto, identity.public_key().kind())?;
+        let uses = if config.danger_rsa_key_transport { Uses::KeyTransport } else { Uses::Signing };
+        let custody = load_private_key(&file, crypto, identity.public_key().kind(), uses)?;
         let key = Self { name: config.name.as_str().into(), identity, custody };
         if !key.is_pair(crypto, rng) {
             let certificate_chain = config.certificate_chain.under(directory);
@@ -78,6 +79,14 @@ impl Key {
         self.custody.sign(scheme, message, rng)
     }
 
+    /// Raises `ciphertext` to the private exponent; see [`Custody::raw_rsa`].
+    ///
+    /// # Errors
+    /// [`SigningFailed`] when the key is not for key transport, and when it cannot be used.
+    pub(crate) fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        self.custody.raw_rsa(ciphertext)
+    }
+
     /// The same key with its private part elsewhere.
     #[cfg(test)]
     pub(crate) fn kept_by(self, custody: impl FnOnce(Box<dyn Custody>) -> Box<dyn Custody>) -> Self {
@@ -110,7 +119,8 @@ fn load_identity(config: &KeyConfig, directory: &Path) -> Result<Identity, KeyEr
     };
     let listed: Option<Vec<_>> = config.schemes.as_ref().map(|names| names.iter().map(|name| name.0).collect());
     let identity = Identity::new(chain, &listed.clone().unwrap_or_else(every_scheme), ocsp_response)
-        .map_err(|cause| KeyError::Certificate { file: file.clone(), cause })?;
+        .map_err(|cause| KeyError::Certificate { file: file.clone(), cause })?
+        .with_key_transport(config.danger_rsa_key_transport);
     match listed.into_iter().flatten().find(|scheme| !identity.schemes().contains(scheme)) {
         Some(scheme) => Err(KeyError::UnfitScheme { file, scheme }),
         None => Ok(identity),
@@ -130,11 +140,11 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, KeyError> {
     Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())
 }
 
-fn load_private_key(file: &Path, crypto: Crypto, kind: KeyKind) -> Result<Box<dyn Custody>, KeyError> {
+fn load_private_key(file: &Path, crypto: Crypto, kind: KeyKind, uses: Uses) -> Result<Box<dyn Custody>, KeyError> {
     let text = std::fs::read_to_string(file).map(Zeroizing::new);
     let text = text.map_err(|cause| KeyError::Unreadable { file: file.to_owned(), cause })?;
     let key = PrivateKeyPem::read(&text).map_err(|cause| KeyError::PrivateKeyPem { file: file.to_owned(), cause })?;
-    custody::in_memory(crypto, kind, &key).map_err(|cause| KeyError::PrivateKey { file: file.to_owned(), cause })
+    custody::in_memory(crypto, kind, &key, uses).map_err(|cause| KeyError::PrivateKey { file: file.to_owned(), cause })
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, KeyError> {

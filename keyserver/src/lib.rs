@@ -8,12 +8,15 @@
 //! - [`operation`] checks what it asks for and does it,
 //! - [`custody`] is where the private key lives.
 //!
+//! [`lease`] gives randoms out for handshakes by RSA key transport, and takes each back once.
+//!
 //! [`config`] is what the configuration file says and [`settings`] what it means; [`server`] puts everything together.
 
 pub mod authorize;
 pub mod config;
 pub mod custody;
 pub mod key;
+pub mod lease;
 pub mod metrics;
 pub mod operation;
 pub mod refusal;

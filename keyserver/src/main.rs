@@ -1,4 +1,5 @@
 //! `keystead-keyserver`: holds private keys and signs for edges.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

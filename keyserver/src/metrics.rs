@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::key::Key;
+use crate::operation::Call;
 use crate::refusal::Refusal;
 use crate::schedule::CostClass;
 
@@ -44,6 +45,7 @@ fn durations() -> Histogram {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Operation {
+    operation: &'static str,
     key: Arc<str>,
     class: &'static str,
     outcome: &'static str,
@@ -61,11 +63,12 @@ impl From<CostClass> for Class {
 }
 
 impl Operation {
-    fn of(key: Option<&Key>, outcome: Result<(), Refusal>) -> Self {
+    fn of(call: Option<Call>, key: Option<&Key>, outcome: Result<(), Refusal>) -> Self {
         Self {
+            operation: call.map_or("none", Call::into),
             key: key.map_or_else(|| "none".into(), |key| key.name().clone()),
             class: key.map_or("none", |key| key.cost().into()),
-            outcome: outcome.map_or_else(Refusal::reason, |()| "signed"),
+            outcome: outcome.map_or_else(Refusal::reason, |()| "done"),
         }
     }
 }
@@ -73,7 +76,11 @@ impl Operation {
 impl Metrics {
     /// Adds these metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("operations", "Requests answered, by key, class and outcome", self.operations.clone());
+        registry.register(
+            "operations",
+            "Requests answered, by operation, key, class and outcome",
+            self.operations.clone(),
+        );
         registry.register("unknown_peers", "Calls of peers that no [[edge]] names", self.refused_peers.clone());
         registry.register("exchange_streams", "Exchange streams that are open", self.streams.clone());
         registry.register("queue_length", "Operations that wait for a thread", self.queued.clone());
@@ -82,14 +89,15 @@ impl Metrics {
         registry.register_with_unit("operation", "Time on the thread", seconds, self.worked.clone());
     }
 
-    /// Counts a request that was answered with `outcome`; `key` is `None` where it names no key its peer may use.
-    pub(crate) fn answered(&self, key: Option<&Key>, outcome: Result<(), Refusal>) {
-        self.operations.get_or_create(&Operation::of(key, outcome)).inc();
+    /// Counts a request that was answered with `outcome`; `call` is `None` where it asks for nothing, `key` where it
+    /// names no key its peer may use.
+    pub(crate) fn answered(&self, call: Option<Call>, key: Option<&Key>, outcome: Result<(), Refusal>) {
+        self.operations.get_or_create(&Operation::of(call, key, outcome)).inc();
     }
 
     /// Requests that were answered so.
-    pub fn operations(&self, key: Option<&Key>, outcome: Result<(), Refusal>) -> u64 {
-        self.operations.get_or_create(&Operation::of(key, outcome)).get()
+    pub fn operations(&self, call: Option<Call>, key: Option<&Key>, outcome: Result<(), Refusal>) -> u64 {
+        self.operations.get_or_create(&Operation::of(call, key, outcome)).get()
     }
 
     /// Counts a call of a peer that is not known.

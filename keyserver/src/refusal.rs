@@ -24,6 +24,14 @@ pub enum Refusal {
     CallerGone,
     /// The key server stops.
     Stopping,
+    /// The key is not for RSA key transport, or no key of the peer's is.
+    KeyTransportNotAllowed,
+    /// Everything that may be wrong with a handshake by RSA key transport, from the lease to the Finished: nobody may
+    /// learn what (RFC 5246 §7.4.7.1).
+    KeyTransportRefused,
+    /// The private key could not be used to recover a master secret. The peer is told what it is told of a handshake
+    /// that is wrong.
+    RecoveryFailed,
     /// The private key could not be used.
     SigningFailed,
     /// The signature made does not verify: a fault that must not leave, since it may give the key away.
@@ -49,6 +57,8 @@ impl Refusal {
             Self::DeadlineExceeded => "the time was over before the operation began",
             Self::CallerGone => "nobody waits for the answer",
             Self::Stopping => "the key server is stopping",
+            Self::KeyTransportNotAllowed => "the key is not for RSA key transport",
+            Self::KeyTransportRefused | Self::RecoveryFailed => "the handshake is refused",
             Self::SigningFailed | Self::FaultySignature => "the operation failed",
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, ServerChannel};
 use keystead_program::observe::{Endpoint, Readiness};
+use keystead_proto::MAX_REQUEST;
 use keystead_proto::v1::key_server_server::KeyServerServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -18,6 +19,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::authorize::Authorizations;
 use crate::config::Limits;
+use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
 use crate::schedule::Scheduler;
 use crate::service::{Service, ServiceLimits, Stopping};
@@ -54,8 +56,6 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-/// The longest message that an edge may send: the fields of a request, with much room.
-const MAX_REQUEST: usize = 64 * 1024;
 /// Bytes of unread requests that one stream and one connection may have under way.
 const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -130,6 +130,7 @@ impl Server {
             .endpoint
             .map(|endpoint| tokio::spawn(endpoint.serve(self.registry, readiness.clone(), CancellationToken::new())));
         let stopping = self.service.stopping().clone();
+        let removals = self.service.clone().follow_removals();
         let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
         let serving =
             server(&self.limits).add_service(health.service()).add_service(calls).serve_with_incoming_shutdown(
@@ -139,6 +140,7 @@ impl Server {
         tracing::info!(address = %self.address, "serving");
         let served = tokio::select! {
             served = serving => served,
+            never = removals => match never {},
             () = drain(stop, &stopping, &readiness, &health, self.limits.drain_timeout) => Ok(()),
         };
         if let Some(observed) = observed {
@@ -158,7 +160,11 @@ fn accept_limits(limits: &Limits) -> AcceptLimits {
 }
 
 fn service_limits(limits: &Limits) -> ServiceLimits {
-    ServiceLimits { in_flight_per_stream: limits.in_flight_per_stream, operation_timeout: limits.operation_timeout }
+    ServiceLimits {
+        in_flight_per_stream: limits.in_flight_per_stream,
+        operation_timeout: limits.operation_timeout,
+        leases: LeaseLimits { per_call: limits.leases_per_call, outstanding: limits.leases_per_edge },
+    }
 }
 
 fn server(limits: &Limits) -> tonic::transport::Server {

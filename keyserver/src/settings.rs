@@ -78,6 +78,8 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
         ("queue_medium", limits.queue_medium),
         ("queue_heavy", limits.queue_heavy),
         ("in_flight_per_stream", limits.in_flight_per_stream),
+        ("leases_per_call", limits.leases_per_call as usize),
+        ("leases_per_edge", limits.leases_per_edge as usize),
         ("streams_per_connection", limits.streams_per_connection as usize),
         ("connections", limits.connections),
         ("handshakes", limits.handshakes),
@@ -169,6 +171,12 @@ pub enum Warning {
     /// A key that nobody may use.
     #[error("no [[edge]] may use the key {0}")]
     UnusedKey(Arc<str>),
+    /// A key that is for RSA key transport.
+    #[error(
+        "danger_rsa_key_transport of key {0}: handshakes by RSA key transport have no forward secrecy; \
+         whoever records them and one day has the key reads them"
+    )]
+    KeyTransport(Arc<str>),
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
@@ -177,7 +185,9 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let is_used = |key: &Key| config.edge.iter().any(|edge| edge.keys.iter().any(|name| name == key.name().as_ref()));
     let unused = keys.iter().filter(|key| !is_used(key)).map(|key| Warning::UnusedKey(key.name().clone()));
-    readable.chain(outside).chain(unused).collect()
+    let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
+    let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
+    readable.chain(outside).chain(unused).chain(transporting).collect()
 }
 
 fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {

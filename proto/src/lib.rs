@@ -4,6 +4,10 @@
 
 pub mod pad;
 
+/// Most bytes of a request. A longer one ends the stream it comes on, so an edge refuses a handshake whose messages do not
+/// fit: by RSA key transport, with the longest chain that a client may send, they do.
+pub const MAX_REQUEST: usize = 192 * 1024;
+
 /// Version 1 of the protocol.
 #[allow(
     missing_docs,

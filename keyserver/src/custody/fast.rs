@@ -8,15 +8,18 @@ use aws_lc_rs::signature::{
     RSA_PSS_SHA512, RsaEncoding,
 };
 use keystead_tls::{KeyKind, SignatureScheme};
+use pkcs8::PrivateKeyInfoRef;
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use super::pem::{Encoding, PrivateKeyPem};
-use super::{Custody, InvalidPrivateKey, SigningFailed};
+use super::raw_rsa::RawRsaKey;
+use super::{Custody, InvalidPrivateKey, SigningFailed, Uses};
 
 /// Takes a key into the memory of aws-lc, which wipes it when it is dropped.
-pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
+pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem, uses: Uses) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
     match kind {
-        KeyKind::Rsa { .. } => Ok(Box::new(rsa(key)?)),
+        KeyKind::Rsa { .. } => Ok(Box::new(rsa(key, uses)?)),
         KeyKind::EcdsaP256 => {
             Ok(Box::new(ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING, SignatureScheme::ECDSA_SECP256R1_SHA256, key)?))
         }
@@ -27,15 +30,34 @@ pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem) -> Result<Box<dyn Custody
     }
 }
 
-struct Rsa(RsaKeyPair);
+struct Rsa {
+    pair: RsaKeyPair,
+    /// The same key again, where it is for key transport: aws-lc-rs gives nobody the one it holds.
+    raw: Option<RawRsaKey>,
+}
 
-fn rsa(key: &PrivateKeyPem) -> Result<Rsa, InvalidPrivateKey> {
+fn rsa(key: &PrivateKeyPem, uses: Uses) -> Result<Rsa, InvalidPrivateKey> {
     let pair = match key.encoding() {
         Encoding::Pkcs8 => RsaKeyPair::from_pkcs8(key.expose()),
         Encoding::Pkcs1 => RsaKeyPair::from_der(key.expose()),
         Encoding::Sec1 => return Err(InvalidPrivateKey::OtherKind),
     };
-    pair.map(Rsa).map_err(|_| InvalidPrivateKey::Malformed)
+    let raw = match uses {
+        Uses::Signing => None,
+        Uses::KeyTransport => Some(raw_rsa(key)?),
+    };
+    Ok(Rsa { pair: pair.map_err(|_| InvalidPrivateKey::Malformed)?, raw })
+}
+
+fn raw_rsa(key: &PrivateKeyPem) -> Result<RawRsaKey, InvalidPrivateKey> {
+    match key.encoding() {
+        Encoding::Pkcs8 => {
+            let info = PrivateKeyInfoRef::try_from(key.expose()).map_err(|_| InvalidPrivateKey::Malformed)?;
+            RawRsaKey::from_pkcs1_der(info.private_key.as_bytes())
+        }
+        Encoding::Pkcs1 => RawRsaKey::from_pkcs1_der(key.expose()),
+        Encoding::Sec1 => Err(InvalidPrivateKey::OtherKind),
+    }
 }
 
 impl Custody for Rsa {
@@ -50,9 +72,13 @@ impl Custody for Rsa {
             SignatureScheme::RSA_PSS_RSAE_SHA512 => &RSA_PSS_SHA512,
             _ => return Err(SigningFailed),
         };
-        let mut signature = vec![0; self.0.public_modulus_len()];
-        self.0.sign(encoding, &SystemRandom::new(), message, &mut signature).map_err(|_| SigningFailed)?;
+        let mut signature = vec![0; self.pair.public_modulus_len()];
+        self.pair.sign(encoding, &SystemRandom::new(), message, &mut signature).map_err(|_| SigningFailed)?;
         Ok(signature)
+    }
+
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        self.raw.as_ref().ok_or(SigningFailed)?.transform(ciphertext)
     }
 }
 

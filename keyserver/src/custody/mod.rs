@@ -5,9 +5,11 @@
 pub mod fast;
 pub mod pem;
 pub mod portable;
+mod raw_rsa;
 
 use keystead_tls::{KeyKind, SignatureScheme};
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use crate::config::Crypto;
 use pem::PrivateKeyPem;
@@ -20,6 +22,26 @@ pub trait Custody: Send + Sync {
     /// # Errors
     /// [`SigningFailed`] for a scheme that does not fit the key, and for what goes wrong where the key lives.
     fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed>;
+
+    /// Raises `ciphertext` to the private exponent of an RSA key, in constant time and blinded (RFC 8017 §5.1.2). What
+    /// comes out is as long as the modulus and is not looked at. `ciphertext` is as long as the modulus, and between 2
+    /// and the modulus - 2.
+    ///
+    /// # Errors
+    /// [`SigningFailed`] for a key that was not taken for [`Uses::KeyTransport`], for other ciphertexts, and for what
+    /// goes wrong where the key lives.
+    fn raw_rsa(&self, _ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        Err(SigningFailed)
+    }
+}
+
+/// What a private key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uses {
+    /// Signatures alone.
+    Signing,
+    /// Signatures, and the raw operation for RSA key transport.
+    KeyTransport,
 }
 
 /// The private key could not be used.
@@ -36,20 +58,42 @@ pub enum InvalidPrivateKey {
     /// The content does not parse, or not as a key of that kind, or its parts do not agree with each other.
     #[error("the private key is damaged or of another kind than the certificate's key")]
     Malformed,
+    /// Key transport with a key that cannot encrypt.
+    #[error("danger_rsa_key_transport is for RSA keys alone")]
+    KeyTransportNeedsRsa,
+    /// Key transport without a raw operation in constant time (RUSTSEC-2023-0071).
+    #[error("danger_rsa_key_transport needs crypto = \"fast\": the portable RSA operation is not constant in time")]
+    KeyTransportNeedsFast,
 }
 
-/// Takes a private key of kind `kind` into the memory of the libraries that `crypto` names.
+/// Takes a private key of kind `kind` into the memory of the libraries that `crypto` names, for `uses`.
 ///
 /// # Errors
-/// [`InvalidPrivateKey`] when it is not of that kind, or is damaged.
-pub fn in_memory(crypto: Crypto, kind: KeyKind, key: &PrivateKeyPem) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
+/// [`InvalidPrivateKey`] when it is not of that kind, is damaged, or cannot be used so.
+pub fn in_memory(
+    crypto: Crypto,
+    kind: KeyKind,
+    key: &PrivateKeyPem,
+    uses: Uses,
+) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
+    if uses == Uses::KeyTransport {
+        check_key_transport(crypto, kind)?;
+    }
     if matches!(kind, KeyKind::Rsa { .. }) {
         // Whoever signs with it, the key is checked by code that is not the signer's.
         portable::rsa_key(key)?;
     }
     match crypto {
-        Crypto::Fast => fast::take(kind, key),
+        Crypto::Fast => fast::take(kind, key, uses),
         Crypto::Portable => portable::take(kind, key),
+    }
+}
+
+fn check_key_transport(crypto: Crypto, kind: KeyKind) -> Result<(), InvalidPrivateKey> {
+    match (kind, crypto) {
+        (KeyKind::EcdsaP256 | KeyKind::EcdsaP384 | KeyKind::Ed25519, _) => Err(InvalidPrivateKey::KeyTransportNeedsRsa),
+        (KeyKind::Rsa { .. }, Crypto::Portable) => Err(InvalidPrivateKey::KeyTransportNeedsFast),
+        (KeyKind::Rsa { .. }, Crypto::Fast) => Ok(()),
     }
 }
 

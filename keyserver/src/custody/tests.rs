@@ -22,7 +22,7 @@ fn each_implementation_signs_what_the_other_verifies() {
         let pair = kind.generate();
         let public = public_key(&pair);
         for (crypto, other) in [(Crypto::Fast, PORTABLE), (Crypto::Portable, FAST)] {
-            let custody = in_memory(crypto, public.kind(), &pem(&pair)).unwrap();
+            let custody = in_memory(crypto, public.kind(), &pem(&pair), Uses::Signing).unwrap();
             for scheme in public.kind().schemes() {
                 let signature = custody.sign(*scheme, MESSAGE, &mut rand::rng()).unwrap();
                 assert_eq!(other.verify(*scheme, &public, MESSAGE, &signature), Ok(()), "{crypto:?} {scheme}");
@@ -38,7 +38,7 @@ fn a_key_signs_with_no_scheme_of_another_kind() {
         let pair = kind.generate();
         let fitting = public_key(&pair).kind().schemes();
         for crypto in [Crypto::Fast, Crypto::Portable] {
-            let custody = in_memory(crypto, public_key(&pair).kind(), &pem(&pair)).unwrap();
+            let custody = in_memory(crypto, public_key(&pair).kind(), &pem(&pair), Uses::Signing).unwrap();
             for scheme in SignatureScheme::KNOWN.iter().filter(|scheme| !fitting.contains(scheme)) {
                 assert_eq!(custody.sign(*scheme, MESSAGE, &mut rand::rng()), Err(SigningFailed), "{crypto:?} {scheme}");
             }
@@ -73,7 +73,8 @@ fn every_form_of_pem_loads() {
         let public = public_key(&pair);
         let scheme = public.kind().schemes()[0];
         for crypto in [Crypto::Fast, Crypto::Portable] {
-            let custody = in_memory(crypto, public.kind(), &PrivateKeyPem::read(&text).unwrap()).unwrap();
+            let custody =
+                in_memory(crypto, public.kind(), &PrivateKeyPem::read(&text).unwrap(), Uses::Signing).unwrap();
             let signature = custody.sign(scheme, MESSAGE, &mut rand::rng()).unwrap();
             assert_eq!(FAST.verify(scheme, &public, MESSAGE, &signature), Ok(()), "{crypto:?}\n{text}");
         }
@@ -90,7 +91,7 @@ fn a_key_of_another_kind_is_refused() {
                 continue;
             }
             for crypto in [Crypto::Fast, Crypto::Portable] {
-                assert!(in_memory(crypto, other, &key).is_err(), "{crypto:?} {other:?}");
+                assert!(in_memory(crypto, other, &key, Uses::Signing).is_err(), "{crypto:?} {other:?}");
             }
         }
     }
@@ -109,7 +110,7 @@ fn a_damaged_rsa_key_never_makes_a_wrong_signature() {
         let text = document.to_pem("RSA PRIVATE KEY", pkcs8::LineEnding::LF).unwrap();
         let key = PrivateKeyPem::read(&text).unwrap();
         for crypto in [Crypto::Fast, Crypto::Portable] {
-            let Ok(custody) = in_memory(crypto, KeyKind::Rsa { bits: 2048 }, &key) else {
+            let Ok(custody) = in_memory(crypto, KeyKind::Rsa { bits: 2048 }, &key, Uses::Signing) else {
                 refused += 1;
                 continue;
             };

@@ -2,21 +2,33 @@
 
 use std::sync::Arc;
 
+use keystead_tls::handshake::Lease;
+use keystead_tls::secret::MasterSecret;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::key::Key;
 use crate::metrics::Metrics;
+use crate::operation::Call;
 use crate::operation::sign_server_key_exchange::Signed;
 use crate::refusal::Refusal;
 
 /// How a request ended.
-pub(crate) type Outcome = Result<Signed, Refusal>;
+pub(crate) type Outcome = Result<Done, Refusal>;
+
+/// What a request was answered with, one for each [`Call`].
+#[derive(Debug)]
+pub(crate) enum Done {
+    Signed(Signed),
+    Leased(Vec<Lease>),
+    Recovered(MasterSecret),
+}
 
 /// The place that a request's outcome goes to. Dropped without an outcome, as when an operation panics, it answers that
 /// the operation failed.
 #[derive(Debug)]
 pub(crate) struct Answer {
     metrics: Arc<Metrics>,
+    asked: Option<Call>,
     key: Option<Arc<Key>>,
     way: Option<Way>,
 }
@@ -30,13 +42,18 @@ enum Way {
 impl Answer {
     /// To a unary call.
     pub(crate) fn unary(metrics: Arc<Metrics>, call: oneshot::Sender<Outcome>) -> Self {
-        Self { metrics, key: None, way: Some(Way::Unary(call)) }
+        Self { metrics, asked: None, key: None, way: Some(Way::Unary(call)) }
     }
 
     /// To the request `id` of an Exchange stream. The stream bounds how many of its requests are unanswered, so `answers`
     /// is bounded by that.
     pub(crate) fn exchange(metrics: Arc<Metrics>, id: u64, answers: mpsc::UnboundedSender<(u64, Outcome)>) -> Self {
-        Self { metrics, key: None, way: Some(Way::Exchange { id, answers }) }
+        Self { metrics, asked: None, key: None, way: Some(Way::Exchange { id, answers }) }
+    }
+
+    /// What the request asks for, to be counted with its outcome.
+    pub(crate) fn to(&mut self, call: Call) {
+        self.asked = Some(call);
     }
 
     /// The key that the request names, to be counted with its outcome.
@@ -66,7 +83,7 @@ impl Answer {
             Ok(_) => Ok(()),
             Err(reason) => Err(*reason),
         };
-        self.metrics.answered(self.key.as_deref(), counted);
+        self.metrics.answered(self.asked, self.key.as_deref(), counted);
         // Neither sending succeeds when the caller has gone, and then nobody misses it.
         match way {
             Way::Unary(call) => drop(call.send(outcome)),
@@ -77,6 +94,9 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.deliver(Err(Refusal::SigningFailed));
+        self.deliver(Err(match self.asked {
+            Some(Call::RecoverMasterSecret) => Refusal::RecoveryFailed,
+            Some(Call::SignServerKeyExchange | Call::LeaseRandoms) | None => Refusal::SigningFailed,
+        }));
     }
 }

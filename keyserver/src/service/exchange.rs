@@ -65,12 +65,9 @@ impl Exchange {
 
     fn begin(&mut self, request: v1::ExchangeRequest) {
         let v1::ExchangeRequest { id, timeout_ms, operation, padding: _ } = request;
-        let operation = operation.map(|operation| match operation {
-            v1::exchange_request::Operation::SignServerKeyExchange(request) => request,
-        });
         self.in_flight += 1;
         let answer = Answer::exchange(self.desk.metrics.clone(), id, self.to_answers.clone());
-        self.desk.begin(self.peer.keys(), operation, timeout_ms, answer);
+        self.desk.begin(&mut self.peer, operation, timeout_ms, answer);
     }
 
     fn reply(&mut self, id: u64, outcome: Outcome) -> v1::ExchangeReply {

@@ -2,12 +2,15 @@
 
 use keystead_proto::pad::Pad;
 use keystead_proto::v1;
+use keystead_tls::handshake::Lease;
+use keystead_tls::secret::MasterSecret;
 use keystead_tls::{KeyId, NamedGroup, SignatureScheme};
 use tonic::{Code, Status};
 
-use super::answer::Outcome;
+use super::answer::{Done, Outcome};
 use crate::authorize::AllowedKeys;
 use crate::key::Key;
+use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::{SignServerKeyExchange, Signed};
 use crate::refusal::Refusal;
 
@@ -15,7 +18,9 @@ use crate::refusal::Refusal;
 ///
 /// # Errors
 /// [`Refusal::MalformedRequest`] for fields of wrong lengths.
-pub(crate) fn decode(request: v1::SignServerKeyExchangeRequest) -> Result<(KeyId, SignServerKeyExchange), Refusal> {
+pub(crate) fn sign_server_key_exchange(
+    request: v1::SignServerKeyExchangeRequest,
+) -> Result<(KeyId, SignServerKeyExchange), Refusal> {
     let number = |number: u32| u16::try_from(number).map_err(|_| Refusal::MalformedRequest);
     let key_id = KeyId(bytes(&request.key_id)?);
     let operation = SignServerKeyExchange {
@@ -27,6 +32,17 @@ pub(crate) fn decode(request: v1::SignServerKeyExchangeRequest) -> Result<(KeyId
     Ok((key_id, operation))
 }
 
+/// Reads a request: which key, and what to do with it.
+///
+/// # Errors
+/// [`Refusal::MalformedRequest`] for a key id of wrong length; what else is wrong with it is nobody's to know.
+pub(crate) fn recover_master_secret(
+    request: v1::RecoverMasterSecretRequest,
+) -> Result<(KeyId, RecoverMasterSecret), Refusal> {
+    let v1::RecoverMasterSecretRequest { key_id, lease, handshake_messages, finished_record, server_name: _ } = request;
+    Ok((KeyId(bytes(&key_id)?), RecoverMasterSecret { lease, handshake_messages, finished_record }))
+}
+
 fn bytes(field: &[u8]) -> Result<[u8; 32], Refusal> {
     field.try_into().map_err(|_| Refusal::MalformedRequest)
 }
@@ -35,7 +51,9 @@ fn bytes(field: &[u8]) -> Result<[u8; 32], Refusal> {
 pub(crate) fn exchange_reply(id: u64, outcome: Outcome) -> v1::ExchangeReply {
     use v1::exchange_reply::Outcome as Message;
     let outcome = match outcome {
-        Ok(signed) => Message::SignServerKeyExchange(signed.into()),
+        Ok(Done::Signed(signed)) => Message::SignServerKeyExchange(signed.into()),
+        Ok(Done::Leased(leases)) => Message::LeaseRandoms(leased(leases)),
+        Ok(Done::Recovered(master_secret)) => Message::RecoverMasterSecret(recovered(&master_secret)),
         Err(reason) => {
             Message::Refusal(v1::Refusal { code: code(reason) as u32, message: reason.message().to_owned() })
         }
@@ -51,6 +69,17 @@ impl From<Signed> for v1::SignServerKeyExchangeReply {
     }
 }
 
+/// The randoms that were leased.
+pub(crate) fn leased(leases: Vec<Lease>) -> v1::LeaseRandomsReply {
+    let message = |lease: Lease| v1::Lease { server_random: lease.server_random.to_vec(), token: lease.token };
+    v1::LeaseRandomsReply { leases: leases.into_iter().map(message).collect() }
+}
+
+/// The master secret. From here to the channel's encryption it is bytes that the libraries do not wipe.
+pub(crate) fn recovered(master_secret: &MasterSecret) -> v1::RecoverMasterSecretReply {
+    v1::RecoverMasterSecretReply { master_secret: master_secret.expose().to_vec() }
+}
+
 /// The status that a unary call ends with.
 impl From<Refusal> for Status {
     fn from(reason: Refusal) -> Self {
@@ -61,7 +90,8 @@ impl From<Refusal> for Status {
 /// The one place that says which code stands for which cause.
 fn code(reason: Refusal) -> Code {
     match reason {
-        Refusal::UnknownPeer | Refusal::KeyNotAllowed => Code::PermissionDenied,
+        Refusal::UnknownPeer | Refusal::KeyNotAllowed | Refusal::KeyTransportNotAllowed => Code::PermissionDenied,
+        Refusal::KeyTransportRefused | Refusal::RecoveryFailed => Code::FailedPrecondition,
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
@@ -87,6 +117,7 @@ fn identity(key: &Key) -> v1::Identity {
         certificate_chain: identity.chain().to_vec(),
         signature_schemes: identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
         ocsp_response: identity.ocsp_response().unwrap_or_default().to_vec(),
+        danger_rsa_key_transport: identity.allows_key_transport(),
     }
 }
 

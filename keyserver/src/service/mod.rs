@@ -4,28 +4,32 @@ mod answer;
 mod exchange;
 mod message;
 mod watch;
+mod work;
 
+pub use work::Operation;
+
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keystead_program::channel::{PeerIdentity, PeerInfo};
 use keystead_proto::v1;
+use keystead_proto::v1::exchange_request::Operation as Asked;
 use keystead_proto::v1::key_server_server::KeyServer;
 use keystead_tls::crypto::Provider;
-use rand_core::CryptoRng;
 use tokio::sync::{oneshot, watch as changing};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::authorize::{AllowedKeys, Authorizations};
-use crate::key::Key;
+use crate::lease::{LeaseLimits, Leases};
 use crate::metrics::Metrics;
-use crate::operation::sign_server_key_exchange::SignServerKeyExchange;
 use crate::refusal::Refusal;
-use crate::schedule::{CostClass, Scheduler, Task};
-use answer::{Answer, Outcome};
+use crate::schedule::Scheduler;
+use answer::{Answer, Done};
 use exchange::Exchange;
 use watch::Watch;
+use work::Work;
 
 /// The service `keystead.v1.KeyServer`. Clones share everything.
 #[derive(Clone, Debug)]
@@ -52,6 +56,8 @@ pub struct ServiceLimits {
     pub in_flight_per_stream: usize,
     /// How long a request may wait for its answer at the most.
     pub operation_timeout: Duration,
+    /// Randoms for RSA key transport.
+    pub leases: LeaseLimits,
 }
 
 impl Service {
@@ -64,7 +70,8 @@ impl Service {
         authorizations: changing::Receiver<Arc<Authorizations>>,
         limits: ServiceLimits,
     ) -> Self {
-        let desk = Desk { scheduler, provider, metrics, operation_timeout: limits.operation_timeout };
+        let leases = Arc::new(Leases::new(limits.leases, &mut rand::rng()));
+        let desk = Desk { scheduler, provider, leases, metrics, operation_timeout: limits.operation_timeout };
         let in_flight_per_stream = limits.in_flight_per_stream;
         Self { desk: Arc::new(desk), authorizations, stopping: Stopping::default(), in_flight_per_stream }
     }
@@ -72,6 +79,31 @@ impl Service {
     /// By which the service is told to stop.
     pub fn stopping(&self) -> &Stopping {
         &self.stopping
+    }
+
+    /// Ends what is leased to an edge as soon as the edge is removed.
+    pub(crate) async fn follow_removals(self) -> Infallible {
+        let mut authorizations = self.authorizations;
+        while authorizations.changed().await.is_ok() {
+            let known = authorizations.borrow_and_update().clone();
+            self.desk.leases.retain(|edge| known.of(edge).is_some());
+        }
+        // The table will not change again.
+        std::future::pending().await
+    }
+
+    /// Does what one call asks for; it is answered with its own kind.
+    async fn unary<T>(&self, request: Request<T>, asked: fn(T) -> Asked) -> Result<Done, Status> {
+        let mut peer = self.peer(&request)?;
+        let (call, outcome) = oneshot::channel();
+        let answer = Answer::unary(self.desk.metrics.clone(), call);
+        self.desk.begin(&mut peer, Some(asked(request.into_inner())), 0, answer);
+        // An answer that is dropped has answered.
+        let outcome = outcome.await.unwrap_or(Err(Refusal::SigningFailed));
+        outcome.map_err(|reason| {
+            tracing::debug!(peer = %peer.identity, reason = reason.reason(), "request refused");
+            reason.into()
+        })
     }
 
     fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
@@ -105,16 +137,30 @@ impl KeyServer for Service {
         &self,
         request: Request<v1::SignServerKeyExchangeRequest>,
     ) -> Result<Response<v1::SignServerKeyExchangeReply>, Status> {
-        let mut peer = self.peer(&request)?;
-        let (call, outcome) = oneshot::channel();
-        let answer = Answer::unary(self.desk.metrics.clone(), call);
-        self.desk.begin(peer.keys(), Some(request.into_inner()), 0, answer);
-        // An answer that is dropped has answered.
-        let outcome = outcome.await.unwrap_or(Err(Refusal::SigningFailed));
-        outcome.map(|signed| Response::new(signed.into())).map_err(|reason| {
-            tracing::debug!(peer = %peer.identity, reason = reason.reason(), "request refused");
-            reason.into()
-        })
+        let Done::Signed(signed) = self.unary(request, Asked::SignServerKeyExchange).await? else {
+            return Err(Refusal::SigningFailed.into());
+        };
+        Ok(Response::new(signed.into()))
+    }
+
+    async fn lease_randoms(
+        &self,
+        request: Request<v1::LeaseRandomsRequest>,
+    ) -> Result<Response<v1::LeaseRandomsReply>, Status> {
+        let Done::Leased(leases) = self.unary(request, Asked::LeaseRandoms).await? else {
+            return Err(Refusal::SigningFailed.into());
+        };
+        Ok(Response::new(message::leased(leases)))
+    }
+
+    async fn recover_master_secret(
+        &self,
+        request: Request<v1::RecoverMasterSecretRequest>,
+    ) -> Result<Response<v1::RecoverMasterSecretReply>, Status> {
+        let Done::Recovered(master_secret) = self.unary(request, Asked::RecoverMasterSecret).await? else {
+            return Err(Refusal::RecoveryFailed.into());
+        };
+        Ok(Response::new(message::recovered(&master_secret)))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
@@ -160,25 +206,26 @@ impl Peer {
 struct Desk {
     scheduler: Scheduler<Operation>,
     provider: &'static dyn Provider,
+    leases: Arc<Leases>,
     metrics: Arc<Metrics>,
     operation_timeout: Duration,
 }
 
 impl Desk {
-    /// Takes a request of a peer that may use `keys`; what it comes to goes to `answer`, at once or later. `timeout_ms`
-    /// is what the peer allows; 0 leaves it to the key server.
-    fn begin(
-        &self,
-        keys: Option<&AllowedKeys>,
-        request: Option<v1::SignServerKeyExchangeRequest>,
-        timeout_ms: u32,
-        mut answer: Answer,
-    ) {
-        match find(keys, request) {
-            Ok((key, operation)) => {
-                answer.about(key.clone());
+    /// Takes a request of `peer`; what it comes to goes to `answer`, at once or later. `timeout_ms` is what the peer
+    /// allows; 0 leaves it to the key server.
+    fn begin(&self, peer: &mut Peer, asked: Option<Asked>, timeout_ms: u32, mut answer: Answer) {
+        let work = asked.ok_or(Refusal::MalformedRequest).and_then(|asked| {
+            answer.to(work::call(&asked));
+            Work::accept(asked, peer, &self.leases)
+        });
+        match work {
+            Ok(work) => {
+                if let Some(key) = work.key() {
+                    answer.about(key.clone());
+                }
                 let deadline = Instant::now() + self.timeout(timeout_ms);
-                self.scheduler.submit(Operation { key, operation, provider: self.provider, deadline, answer });
+                self.scheduler.submit(Operation { work, provider: self.provider, deadline, answer });
             }
             Err(reason) => answer.send(Err(reason)),
         }
@@ -189,51 +236,6 @@ impl Desk {
             0 => self.operation_timeout,
             ms => self.operation_timeout.min(Duration::from_millis(ms.into())),
         }
-    }
-}
-
-fn find(
-    keys: Option<&AllowedKeys>,
-    request: Option<v1::SignServerKeyExchangeRequest>,
-) -> Result<(Arc<Key>, SignServerKeyExchange), Refusal> {
-    let (key_id, operation) = message::decode(request.ok_or(Refusal::MalformedRequest)?)?;
-    let key = keys.and_then(|keys| keys.find(&key_id)).ok_or(Refusal::KeyNotAllowed)?;
-    Ok((key.clone(), operation))
-}
-
-/// A request on its way through the scheduler.
-#[derive(Debug)]
-pub struct Operation {
-    key: Arc<Key>,
-    operation: SignServerKeyExchange,
-    provider: &'static dyn Provider,
-    deadline: Instant,
-    answer: Answer,
-}
-
-impl Task for Operation {
-    fn cost(&self) -> CostClass {
-        self.key.cost()
-    }
-
-    fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.answer.is_wanted()
-    }
-
-    fn run(self, rng: &mut dyn CryptoRng) {
-        let outcome: Outcome = self.operation.run(&self.key, self.provider, rng);
-        if let Err(reason @ (Refusal::SigningFailed | Refusal::FaultySignature)) = outcome {
-            tracing::error!(key = %self.key.name(), scheme = %self.operation.scheme, reason = reason.reason(), "key failed");
-        }
-        self.answer.send(outcome);
-    }
-
-    fn refuse(self, reason: Refusal) {
-        self.answer.send(Err(reason));
     }
 }
 

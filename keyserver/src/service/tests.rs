@@ -20,6 +20,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
 use crate::fixture::{EDGE_ONE, EDGE_TWO, Files, Kind};
+use crate::key::Key;
+use crate::operation::Call;
 use crate::server::Server;
 use crate::settings::Settings;
 
@@ -166,8 +168,8 @@ async fn every_request_of_a_stream_is_answered_once() {
     }
     drop(stream.requests);
     assert!(stream.replies.message().await.unwrap().is_none());
-    assert_eq!(running.metrics.operations(Some(&running.keys[0]), Ok(())), 40);
-    assert_eq!(running.metrics.operations(Some(&running.keys[1]), Ok(())), 10);
+    assert_eq!(running.metrics.operations(Some(Call::SignServerKeyExchange), Some(&running.keys[0]), Ok(())), 40);
+    assert_eq!(running.metrics.operations(Some(Call::SignServerKeyExchange), Some(&running.keys[1]), Ok(())), 10);
 }
 
 #[tokio::test]
@@ -199,7 +201,7 @@ async fn a_foreign_key_and_no_key_are_refused_alike() {
     let nothing = client.sign_server_key_exchange(nobodys).await.unwrap_err();
     assert_eq!((foreign.code(), foreign.message()), (Code::PermissionDenied, "this edge has no such key"));
     assert_eq!((foreign.code(), foreign.message()), (nothing.code(), nothing.message()));
-    assert_eq!(running.metrics.operations(None, Err(Refusal::KeyNotAllowed)), 2);
+    assert_eq!(running.metrics.operations(Some(Call::SignServerKeyExchange), None, Err(Refusal::KeyNotAllowed)), 2);
 }
 
 #[tokio::test]
@@ -237,7 +239,9 @@ async fn what_is_wrong_is_refused_and_the_stream_goes_on() {
 async fn an_oversized_request_ends_its_stream_and_no_other() {
     let running = Running::start().await;
     let mut stream = running.exchange(EDGE_ONE).await;
-    stream.send(1, v1::SignServerKeyExchangeRequest { public: vec![4; 100_000], ..running.ec() }).await;
+    stream
+        .send(1, v1::SignServerKeyExchangeRequest { public: vec![4; keystead_proto::MAX_REQUEST], ..running.ec() })
+        .await;
     assert_eq!(stream.replies.message().await.unwrap_err().code(), Code::OutOfRange);
     running.still_answers().await;
 }
@@ -268,21 +272,25 @@ async fn a_request_whose_time_is_over_is_refused() {
     let metrics = Arc::new(Metrics::default());
     let (call, outcome) = oneshot::channel();
     let mut answer = Answer::unary(metrics.clone(), call);
+    answer.to(Call::SignServerKeyExchange);
     answer.about(running.keys[0].clone());
-    let (_, operation) = message::decode(running.ec()).unwrap();
+    let (_, request) = message::sign_server_key_exchange(running.ec()).unwrap();
     let deadline = Instant::now();
-    let key = running.keys[0].clone();
+    let work = Work::Sign { key: running.keys[0].clone(), request };
     let scheduler = Scheduler::start(crate::schedule::Capacity { threads: 1, light: 1, medium: 1, heavy: 1 }, &metrics);
-    scheduler.unwrap().submit(Operation { key, operation, provider: FAST, deadline, answer });
-    assert_eq!(outcome.await.unwrap(), Err(Refusal::DeadlineExceeded));
-    assert_eq!(metrics.operations(Some(&running.keys[0]), Err(Refusal::DeadlineExceeded)), 1);
+    scheduler.unwrap().submit(Operation { work, provider: FAST, deadline, answer });
+    assert_eq!(outcome.await.unwrap().err(), Some(Refusal::DeadlineExceeded));
+    assert_eq!(
+        metrics.operations(Some(Call::SignServerKeyExchange), Some(&running.keys[0]), Err(Refusal::DeadlineExceeded)),
+        1
+    );
 }
 
 #[test]
 fn an_answer_that_is_dropped_has_answered() {
     let (answers, mut answered) = mpsc::unbounded_channel();
     drop(Answer::exchange(Arc::new(Metrics::default()), 7, answers));
-    assert_eq!(answered.try_recv().unwrap(), (7, Err(Refusal::SigningFailed)));
+    assert!(matches!(answered.try_recv().unwrap(), (7, Err(Refusal::SigningFailed))));
 }
 
 async fn names(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
