@@ -1,6 +1,8 @@
 //! Files of a key server for tests: real keys and certificates, in a directory that goes away.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod key_transport;
+
 use std::path::Path;
 use std::sync::OnceLock;
 

@@ -46,6 +46,34 @@ fn a_key_signs_with_no_scheme_of_another_kind() {
     }
 }
 
+#[test]
+fn the_raw_operation_is_there_for_key_transport_alone_and_undoes_the_public_one() {
+    let pair = rsa();
+    let kind = public_key(pair).kind();
+    let private = rsa::PrivateKey::from_pkcs8_pem(&pair.serialize_pem()).unwrap();
+    let pkcs1 = private.to_pkcs1_pem(pkcs8::LineEnding::LF).unwrap();
+    let mut block = vec![0x5a; 256];
+    block[0] = 0;
+    let number = rsa::BoxedUint::from_be_slice(&block, 2048).unwrap();
+    let ciphertext = rsa::hazmat::rsa_encrypt(&private.to_public_key(), &number).unwrap().to_be_bytes();
+    for text in [pair.serialize_pem(), pkcs1.to_string()] {
+        let key = PrivateKeyPem::read(&text).unwrap();
+        let custody = in_memory(Crypto::Fast, kind, &key, Uses::KeyTransport).unwrap();
+        assert_eq!(*custody.raw_rsa(&ciphertext).unwrap(), block);
+        assert!(custody.sign(SignatureScheme::RSA_PKCS1_SHA256, MESSAGE, &mut rand::rng()).is_ok());
+        for unfit in [&[][..], &ciphertext[1..], &[0; 256], &[0xff; 256], &[&ciphertext[..], &[0]].concat()] {
+            assert!(custody.raw_rsa(unfit).is_err(), "{unfit:?}");
+        }
+        let signing = in_memory(Crypto::Fast, kind, &key, Uses::Signing).unwrap();
+        assert!(signing.raw_rsa(&ciphertext).is_err());
+        let portable = in_memory(Crypto::Portable, kind, &key, Uses::KeyTransport);
+        assert_eq!(portable.err(), Some(InvalidPrivateKey::KeyTransportNeedsFast));
+    }
+    let ec = Kind::P256.generate();
+    let refused = in_memory(Crypto::Fast, KeyKind::EcdsaP256, &pem(&ec), Uses::KeyTransport);
+    assert_eq!(refused.err(), Some(InvalidPrivateKey::KeyTransportNeedsRsa));
+}
+
 /// Private keys in each form that PEM files come in.
 fn every_form() -> Vec<(KeyPair, String)> {
     let again = |pair: &KeyPair| KeyPair::from_pem(&pair.serialize_pem()).unwrap();

@@ -1,6 +1,8 @@
 //! A key server on loopback and edges that talk to it over the channel.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod key_transport;
+
 use keystead_program::channel::{ClientChannel, Connector};
 use keystead_proto::pad::SIZE_CLASS;
 use keystead_proto::v1::exchange_reply::Outcome as Reply;
@@ -19,7 +21,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::*;
-use crate::fixture::{EDGE_ONE, EDGE_TWO, Files, Kind};
+use crate::fixture::{EDGE_ONE, EDGE_TWO, Files, Kind, rsa};
 use crate::key::Key;
 use crate::operation::Call;
 use crate::server::Server;
@@ -58,10 +60,14 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
+        Self::configured(CONFIG).await
+    }
+
+    async fn configured(config: &str) -> Self {
         let files = Files::new();
         files.add_key("ec", Kind::P256);
-        files.add_key("rsa", Kind::Rsa2048);
-        let settings: Settings = files.settings(CONFIG).unwrap();
+        files.write_key("rsa", rsa(), &rsa().serialize_pem());
+        let settings: Settings = files.settings(config).unwrap();
         let keys = settings.keys.clone();
         let server = Server::bind(settings).await.unwrap();
         let (address, metrics) = (server.address(), server.metrics().clone());
@@ -130,8 +136,11 @@ struct Stream {
 
 impl Stream {
     async fn send(&self, id: u64, request: v1::SignServerKeyExchangeRequest) {
-        let operation = Some(v1::exchange_request::Operation::SignServerKeyExchange(request));
-        let request = v1::ExchangeRequest { id, operation, ..v1::ExchangeRequest::default() };
+        self.ask(id, Asked::SignServerKeyExchange(request)).await;
+    }
+
+    async fn ask(&self, id: u64, asked: Asked) {
+        let request = v1::ExchangeRequest { id, operation: Some(asked), ..v1::ExchangeRequest::default() };
         self.requests.send(request).await.unwrap();
     }
 

@@ -68,6 +68,13 @@ fn what_is_wrong_is_said() {
         ("spiffe://keystead.test/edge/one", "one", "not an absolute URI"),
         ("name = \"ec\"", "nmae = \"ec\"", "did you mean `name`?"),
         ("\n[[key]]\nname = \"rsa\"", "\ncrypto = \"fastt\"\n[[key]]\nname = \"rsa\"", "did you mean `fast`?"),
+        ("name = \"ec\"", "name = \"ec\"\ndanger_rsa_key_transport = true", "is for RSA keys alone"),
+        (
+            "\n[[key]]\nname = \"rsa\"",
+            "\ncrypto = \"portable\"\n[[key]]\ndanger_rsa_key_transport = true\nname = \"rsa\"",
+            "needs crypto = \"fast\"",
+        ),
+        ("[[edge]]", "[limits]\nleases_per_edge = 0\n[[edge]]", "[limits] leases_per_edge must not be 0"),
         ("[[edge]]", "[limits]\nqueue_light = 0\n[[edge]]", "[limits] queue_light must not be 0"),
         ("[[edge]]", "[log]\nlevel = \"x=loud\"\n[[edge]]", "[log] level"),
     ];
@@ -75,6 +82,17 @@ fn what_is_wrong_is_said() {
         let error = error(from, to);
         assert!(error.contains(said), "{error:?} does not say {said:?}");
     }
+}
+
+#[test]
+fn key_transport_is_off_until_it_is_asked_for_and_then_warned_of() {
+    let files = files();
+    let off = files.settings(TWO_KEYS).unwrap();
+    assert!(off.keys.iter().all(|key| !key.identity().allows_key_transport()));
+    let on = files.settings(&TWO_KEYS.replacen("[[key]]", "[[key]]\ndanger_rsa_key_transport = true", 1)).unwrap();
+    assert_eq!(on.keys.iter().map(|key| key.identity().allows_key_transport()).collect::<Vec<_>>(), [true, false]);
+    assert!(on.warnings.contains(&Warning::KeyTransport("rsa".into())));
+    assert!(on.report().to_string().contains("have no forward secrecy"));
 }
 
 #[test]

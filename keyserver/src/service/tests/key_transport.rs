@@ -1,0 +1,205 @@
+//! RSA key transport over the channel: randoms leased, master secrets recovered, and one refusal for everything else.
+
+use keystead_tls::handshake::Lease;
+
+use super::*;
+use crate::fixture::key_transport::{Conversation, Form, WRONG_KEY_EXCHANGES};
+use crate::operation::recover_master_secret::RecoverMasterSecret;
+
+const RSA: usize = 1;
+
+async fn start() -> Running {
+    let chain = "certificate_chain = \"rsa.pem\"";
+    let edge_three = "[[edge]]\nid = \"spiffe://keystead.test/edge/three\"\nkeys = [\"ec\"]\n";
+    let config = CONFIG.replace(chain, &format!("{chain}\ndanger_rsa_key_transport = true"));
+    Running::configured(&format!("{config}{edge_three}")).await
+}
+
+impl Running {
+    async fn lease(&self, edge: &str) -> Lease {
+        let request = v1::LeaseRandomsRequest { count: 1 };
+        let reply = self.client(edge).lease_randoms(request).await.unwrap().into_inner();
+        lease(&reply.leases[0])
+    }
+
+    fn recover(&self, request: RecoverMasterSecret) -> v1::RecoverMasterSecretRequest {
+        let RecoverMasterSecret { lease, handshake_messages, finished_record } = request;
+        let key_id = self.keys[RSA].key_id().0.to_vec();
+        v1::RecoverMasterSecretRequest {
+            key_id,
+            lease,
+            handshake_messages,
+            finished_record,
+            server_name: "localhost".to_owned(),
+        }
+    }
+
+    fn good(&self, lease: &Lease) -> Conversation {
+        Conversation::good(Form::PLAIN, &self.keys[RSA], lease)
+    }
+}
+
+fn lease(message: &v1::Lease) -> Lease {
+    Lease { server_random: message.server_random.as_slice().try_into().unwrap(), token: message.token.clone() }
+}
+
+impl Stream {
+    async fn leases(&mut self, count: u32) -> Vec<Lease> {
+        self.ask(0, Asked::LeaseRandoms(v1::LeaseRandomsRequest { count })).await;
+        match self.receive().await {
+            (0, Reply::LeaseRandoms(reply)) => reply.leases.iter().map(lease).collect(),
+            other => panic!("no leases: {other:?}"),
+        }
+    }
+
+    /// The reply to a request for a master secret, as it is on the wire.
+    async fn recovery(&mut self, request: v1::RecoverMasterSecretRequest) -> Vec<u8> {
+        self.ask(7, Asked::RecoverMasterSecret(request)).await;
+        self.replies.message().await.unwrap().unwrap().encode_to_vec()
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_leased_and_each_master_secret_recovered_once() {
+    let running = start().await;
+    let mut stream = running.exchange(EDGE_ONE).await;
+    let leases = stream.leases(5).await;
+    assert_eq!(leases.len(), 5);
+    for lease in &leases {
+        let conversation = running.good(lease);
+        let request = running.recover(conversation.request());
+        stream.ask(1, Asked::RecoverMasterSecret(request.clone())).await;
+        let (1, Reply::RecoverMasterSecret(reply)) = stream.receive().await else { panic!("not recovered") };
+        assert_eq!(reply.master_secret, conversation.master_secret().expose());
+        let again = stream.recovery(request).await;
+        let Some(Reply::Refusal(refusal)) = v1::ExchangeReply::decode(&again[..]).unwrap().outcome else {
+            panic!("recovered twice");
+        };
+        assert_eq!(refusal.code, Code::FailedPrecondition as u32);
+    }
+    let recovered = running.metrics.operations(Some(Call::RecoverMasterSecret), Some(&running.keys[RSA]), Ok(()));
+    assert_eq!(recovered, 5);
+    assert_eq!(running.metrics.operations(Some(Call::LeaseRandoms), None, Ok(())), 1);
+}
+
+#[tokio::test]
+async fn the_unary_twins_do_the_same() {
+    let running = start().await;
+    let conversation = running.good(&running.lease(EDGE_TWO).await);
+    let request = running.recover(conversation.request());
+    let mut client = running.client(EDGE_TWO);
+    let reply = client.recover_master_secret(request.clone()).await.unwrap().into_inner();
+    assert_eq!(reply.master_secret, conversation.master_secret().expose());
+    let again = client.recover_master_secret(request).await.unwrap_err();
+    assert_eq!((again.code(), again.message()), (Code::FailedPrecondition, "the handshake is refused"));
+}
+
+#[tokio::test]
+async fn a_call_gives_as_many_as_it_may() {
+    let running = start().await;
+    let mut stream = running.exchange(EDGE_ONE).await;
+    assert_eq!(stream.leases(u32::MAX).await.len(), 512);
+    assert!(stream.leases(0).await.is_empty());
+}
+
+/// What an edge, hostile or unlucky, may ask for beyond what the operation's own tests try.
+#[tokio::test]
+async fn every_cause_of_refusal_gives_the_same_bytes() {
+    let running = start().await;
+    let key = &running.keys[RSA];
+    let mut stream = running.exchange(EDGE_ONE).await;
+    let mut refusals = Vec::new();
+    for (what, wrong) in WRONG_KEY_EXCHANGES {
+        let lease = stream.leases(1).await.remove(0);
+        let request = running.recover(wrong(Form::PLAIN, key, &lease).request());
+        refusals.push((*what, stream.recovery(request).await));
+    }
+    type Spoil = fn(&mut v1::RecoverMasterSecretRequest);
+    let spoils: [(&str, Spoil); 7] = [
+        ("Finished wrong", |request| request.finished_record[44] ^= 1),
+        ("no Finished", |request| request.finished_record.clear()),
+        ("a long Finished", |request| request.finished_record.resize(60_000, 0)),
+        ("no messages", |request| request.handshake_messages.clear()),
+        ("long messages", |request| request.handshake_messages.resize(100_000, 0)),
+        ("no lease", |request| request.lease.clear()),
+        ("long lease", |request| request.lease.resize(1000, 0)),
+    ];
+    for (what, spoil) in spoils {
+        let mut request = running.recover(running.good(&stream.leases(1).await[0]).request());
+        spoil(&mut request);
+        refusals.push((what, stream.recovery(request).await));
+    }
+    let foreign = running.lease(EDGE_TWO).await;
+    let request = running.recover(running.good(&foreign).request());
+    refusals.push(("another edge's lease", stream.recovery(request).await));
+    let elsewhere = start().await.lease(EDGE_ONE).await;
+    let request = running.recover(running.good(&elsewhere).request());
+    refusals.push(("another process's lease", stream.recovery(request).await));
+    let request = running.recover(running.good(&stream.leases(1).await[0]).request());
+    stream.recovery(request.clone()).await;
+    refusals.push(("spent lease", stream.recovery(request).await));
+
+    let (_, first) = &refusals[0];
+    assert_eq!(first.len(), SIZE_CLASS);
+    for (what, refusal) in &refusals {
+        assert_eq!(refusal, first, "{what}");
+    }
+    let counted =
+        running.metrics.operations(Some(Call::RecoverMasterSecret), Some(key), Err(Refusal::KeyTransportRefused));
+    assert_eq!(counted, refusals.len() as u64);
+}
+
+#[tokio::test]
+async fn keys_and_edges_without_key_transport_are_refused() {
+    let running = start().await;
+    let mut three = running.exchange("spiffe://keystead.test/edge/three").await;
+    three.ask(1, Asked::LeaseRandoms(v1::LeaseRandomsRequest { count: 1 })).await;
+    let (1, Reply::Refusal(refusal)) = three.receive().await else { panic!("leased") };
+    assert_eq!(refusal.code, Code::PermissionDenied as u32);
+
+    let mut one = running.exchange(EDGE_ONE).await;
+    let good = running.recover(running.good(&one.leases(1).await[0]).request());
+    let key_ids = [
+        (running.keys[0].key_id().0.to_vec(), Code::PermissionDenied),
+        (vec![0; 32], Code::PermissionDenied),
+        (vec![0; 31], Code::InvalidArgument),
+    ];
+    for (key_id, code) in key_ids {
+        let request = v1::RecoverMasterSecretRequest { key_id, ..good.clone() };
+        one.ask(1, Asked::RecoverMasterSecret(request)).await;
+        let (1, Reply::Refusal(refusal)) = one.receive().await else { panic!("recovered") };
+        assert_eq!(refusal.code, code as u32);
+    }
+}
+
+#[tokio::test]
+async fn leases_die_when_their_edge_is_removed() {
+    let running = start().await;
+    let request = running.recover(running.good(&running.lease(EDGE_TWO).await).request());
+    let before = running.authorizations.borrow().clone();
+    running.authorizations.send(Arc::default()).unwrap();
+    let removed = running.client(EDGE_TWO).lease_randoms(v1::LeaseRandomsRequest { count: 1 }).await.unwrap_err();
+    assert_eq!(removed.code(), Code::PermissionDenied);
+    running.authorizations.send(before).unwrap();
+    let refused = running.client(EDGE_TWO).recover_master_secret(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let conversation = running.good(&running.lease(EDGE_TWO).await);
+    let request = running.recover(conversation.request());
+    let recovered = running.client(EDGE_TWO).recover_master_secret(request).await.unwrap().into_inner();
+    assert_eq!(recovered.master_secret, conversation.master_secret().expose());
+}
+
+#[tokio::test]
+async fn edges_are_told_which_keys_are_for_key_transport() {
+    let running = start().await;
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let Some(Event::Identities(identities)) = events.message().await.unwrap().unwrap().event else {
+        panic!("the identities come first");
+    };
+    let told: Vec<_> = identities
+        .identities
+        .iter()
+        .map(|identity| (identity.name.as_str(), identity.danger_rsa_key_transport))
+        .collect();
+    assert_eq!(told, [("ec", false), ("rsa", true)]);
+}
