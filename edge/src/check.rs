@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use keystead_tls::Identity;
+use keystead_tls::{ClientAuth, Identity};
 
 use crate::certificate;
 use crate::config::{Config, HostConfig};
@@ -40,6 +40,18 @@ fn describe(host: &HostConfig, found: &mut String) -> std::fmt::Result {
         writeln!(found, "  certificate: {}, {}", certificate.file, key(&certificate.identity))?;
         for objection in certificate::objections(&certificate.identity, &host.names) {
             writeln!(found, "    warning: {objection}")?;
+        }
+    }
+    if host.has_key_transport() {
+        writeln!(found, "  warning: danger_rsa_key_transport: sessions may have no forward secrecy")?;
+    }
+    match &host.parameters.client_auth {
+        ClientAuth::None => {}
+        ClientAuth::Optional { authorities } => {
+            writeln!(found, "  client certificates: optional, authorities: {}", authorities.len())?;
+        }
+        ClientAuth::Required { authorities } => {
+            writeln!(found, "  client certificates: required, authorities: {}", authorities.len())?;
         }
     }
     for backend in &host.backends {

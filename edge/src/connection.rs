@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use keystead_tls::{Error, Established, Fault, LocalFailure, PeerClosed};
+use keystead_tls::{Error, Established, Fault, LocalFailure, NamedGroup, PeerClosed};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
 use crate::handshake::{Failed, Handshakes};
 use crate::proxy_protocol::Ends;
@@ -57,7 +58,11 @@ impl Connections {
                 let summary = established.summary();
                 self.telemetry.handshake_done(summary, began.elapsed());
                 tracing::Span::current().record("server_name", summary.server_name.as_deref());
-                tracing::debug!(host = host.name, suite = %summary.suite, group = %summary.group, "handshake");
+                let group = summary.group.and_then(NamedGroup::name);
+                tracing::debug!(host = host.name, suite = %summary.suite, group, "handshake");
+                if let Some(client) = summary.client_chain.first().and_then(|leaf| ClientIdentity::of(leaf)) {
+                    tracing::info!(host = host.name, client = client.excerpt(), "client certificate");
+                }
                 Some((established, host))
             }
             Err(Failed { error: Error::PeerClosed(PeerClosed::NothingSent), .. }) => {

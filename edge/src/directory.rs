@@ -56,7 +56,7 @@ impl Directory {
         ready: Condition,
         telemetry: Arc<Telemetry>,
     ) -> Self {
-        templates.iter().for_each(HostTemplate::warn_of_files);
+        templates.iter().for_each(HostTemplate::warn_of_config);
         let sources = Sources { remembered, servers: vec![None; servers] };
         let directory = Self {
             table: ArcSwap::default(),

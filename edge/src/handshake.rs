@@ -4,14 +4,19 @@ use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 
 use keystead_tls::crypto::{BadSignature, Provider};
-use keystead_tls::handshake::{ChooseIdentity, NeedsInput, NeedsSignature};
-use keystead_tls::{Error, Established, Handshake, LocalFailure, PeerClosed, Step};
+use keystead_tls::handshake::{
+    ChooseIdentity, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature, VerifyClient,
+};
+use keystead_tls::{ClientCertificateRefusal, Error, Established, Handshake, LocalFailure, PeerClosed, Step};
+use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use crate::buffer::{Lent, SIZE};
+use crate::client_auth::{ClientIdentity, Objection};
 use crate::directory::Directory;
-use crate::key_client::KeyClient;
+use crate::key_client::{KeyClient, Lessor, Recovery};
 use crate::socket;
 use crate::virtual_host::VirtualHost;
 
@@ -36,7 +41,7 @@ impl Handshakes {
         client: &TcpStream,
         deadline: Instant,
     ) -> Result<(Box<Established>, Arc<VirtualHost>), Failed> {
-        let mut driver = Driver { client, deadline, out: Vec::new(), host: None };
+        let mut driver = Driver { client, deadline, out: Vec::new(), host: None, lessor: None };
         match (self.run(&mut driver).await, driver.host) {
             (Ok(established), Some(host)) => Ok((established, host)),
             (Err(error), _) => Err(Failed { error, alert: driver.out }),
@@ -52,6 +57,9 @@ impl Handshakes {
                 Step::NeedsInput(handshake) => driver.feed(handshake).await?,
                 Step::ChooseIdentity(handshake) => self.choose(handshake, driver)?,
                 Step::NeedsSignature(handshake) => self.sign(handshake, driver).await?,
+                Step::NeedsLease(handshake) => self.lease(handshake, driver).await?,
+                Step::VerifyClient(handshake) => driver.verify(handshake).await?,
+                Step::NeedsMasterSecret(handshake) => self.recover(handshake, driver).await?,
                 Step::Established(established) => {
                     driver.flush().await?;
                     return Ok(established);
@@ -87,6 +95,30 @@ impl Handshakes {
         };
         handshake.resume(verified, &mut driver.out)
     }
+
+    async fn lease(&self, handshake: Handshake<NeedsLease>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        match self.key_client.lease(driver.deadline).await {
+            Ok((lease, lessor)) => {
+                driver.lessor = Some(lessor);
+                handshake.resume(lease, &mut driver.out)
+            }
+            Err(failure) => Err(handshake.abort(failure.into(), &mut driver.out)),
+        }
+    }
+
+    /// Whatever the key server refuses for, the client sees the same at the same point (RFC 5246 §7.4.7.1).
+    async fn recover(&self, handshake: Handshake<NeedsMasterSecret>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        // A handshake that comes here has had its lease from somebody.
+        let recovered = match &driver.lessor {
+            Some(lessor) => self.key_client.recover(&handshake.request(), lessor, driver.deadline).await,
+            None => Ok(Recovery::Refused),
+        };
+        match recovered {
+            Ok(Recovery::MasterSecret(master_secret)) => handshake.resume(master_secret, &mut driver.out),
+            Ok(Recovery::Refused) => Err(handshake.refuse(&mut driver.out)),
+            Err(failure) => Err(handshake.abort(failure.into(), &mut driver.out)),
+        }
+    }
 }
 
 /// A handshake that failed.
@@ -105,9 +137,29 @@ struct Driver<'c> {
     /// Bytes for the client that are yet to be sent.
     out: Vec<u8>,
     host: Option<Arc<VirtualHost>>,
+    /// Whom ServerHello.random came from, in RSA key transport.
+    lessor: Option<Lessor>,
 }
 
 impl Driver<'_> {
+    /// Has the client's certificate verified, as the host it asked for wants it.
+    async fn verify(&mut self, handshake: Handshake<VerifyClient>) -> Result<Step, Error> {
+        let Some(verifier) = self.host.as_ref().and_then(|host| host.client_verifier.clone()) else {
+            // No host asks for certificates without trusting an authority.
+            return Err(handshake.refuse(ClientCertificateRefusal::UnknownCa, &mut self.out));
+        };
+        let chain = handshake.chain().to_vec();
+        // A hostile chain takes long enough to make others wait.
+        let verdict = spawn_blocking(move || verifier.verify(&chain, UnixTime::now())).await;
+        match verdict.unwrap_or(Err(Objection::Unreadable)) {
+            Ok(()) => handshake.accept(&mut self.out),
+            Err(objection) => {
+                report_objection(&objection, handshake.chain());
+                Err(handshake.refuse(objection.cause(), &mut self.out))
+            }
+        }
+    }
+
     /// Sends what there is to send, and feeds what the client sends next.
     async fn feed(&mut self, handshake: Handshake<NeedsInput>) -> Result<Step, Error> {
         self.flush().await?;
@@ -137,4 +189,11 @@ impl Driver<'_> {
             if timed_out { PeerClosed::TimedOut.into() } else { PeerClosed::Truncated.into() }
         })
     }
+}
+
+/// The name is what the certificate claims, to look for it at whoever is said to have it.
+fn report_objection(objection: &Objection, chain: &[Vec<u8>]) {
+    let claimed = chain.first().and_then(|leaf| ClientIdentity::of(leaf));
+    let claimed = claimed.as_ref().map(ClientIdentity::excerpt);
+    tracing::info!(%objection, claimed, "client certificate refused");
 }

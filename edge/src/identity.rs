@@ -97,6 +97,7 @@ impl IdentitySet {
             certificate_chain: known.identity.chain().to_vec(),
             signature_schemes: known.identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
             ocsp_response: known.identity.ocsp_response().unwrap_or_default().to_vec(),
+            danger_rsa_key_transport: known.identity.allows_key_transport(),
         };
         v1::Identities { identities: self.0.iter().map(entry).collect() }
     }
@@ -109,7 +110,7 @@ fn read_identity(entry: v1::Identity) -> Result<Identity, UnusableIdentity> {
     if identity.public_key().key_id().0 != entry.key_id.as_slice() {
         return Err(UnusableIdentity::OtherKey);
     }
-    Ok(identity)
+    Ok(identity.with_key_transport(entry.danger_rsa_key_transport))
 }
 
 /// The schemes that fit in a code point.
@@ -123,6 +124,7 @@ fn is_same(identity: &Identity, entry: &v1::Identity) -> bool {
         && identity.ocsp_response().unwrap_or_default() == entry.ocsp_response
         && schemes(entry).filter(|scheme| fitting.contains(scheme)).eq(identity.schemes().iter().copied())
         && identity.public_key().key_id().0 == entry.key_id.as_slice()
+        && identity.allows_key_transport() == entry.danger_rsa_key_transport
 }
 
 /// Why an identity from a key server cannot be used.
@@ -152,6 +154,7 @@ pub(crate) mod tests {
             certificate_chain: chain,
             signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
             ocsp_response: Vec::new(),
+            danger_rsa_key_transport: false,
         }
     }
 
@@ -183,6 +186,11 @@ pub(crate) mod tests {
         assert!(!after.is_same(&before));
         assert!(Arc::ptr_eq(after.get("b").unwrap(), before.get("b").unwrap()));
         assert!(!read(&[&a], &before).is_same(&before));
+
+        let dangerous = v1::Identity { danger_rsa_key_transport: true, ..a.clone() };
+        let after = read(&[&dangerous, &b], &before);
+        assert!(after.get("a").unwrap().identity.allows_key_transport());
+        assert!(read(&[&after.to_message().identities[0], &b], &after).is_same(&after));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod buffer;
 pub mod certificate;
 pub mod check;
+pub mod client_auth;
 pub mod config;
 pub mod connection;
 pub mod directory;

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use keystead_tls::{CipherSuite, Summary};
 use serde::Deserialize;
 
+use crate::client_auth::ClientIdentity;
+
 /// What precedes the client's bytes on the way to the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -94,13 +96,24 @@ const PP2_TYPE_ALPN: u8 = 0x01;
 const PP2_TYPE_AUTHORITY: u8 = 0x02;
 const PP2_TYPE_SSL: u8 = 0x20;
 const PP2_SUBTYPE_SSL_VERSION: u8 = 0x21;
+const PP2_SUBTYPE_SSL_CN: u8 = 0x22;
 const PP2_SUBTYPE_SSL_CIPHER: u8 = 0x23;
 const PP2_SUBTYPE_SSL_SIG_ALG: u8 = 0x24;
 const PP2_SUBTYPE_SSL_KEY_ALG: u8 = 0x25;
+const PP2_SUBTYPE_SSL_CLIENT_CERT: u8 = 0x28;
 /// In the client field: the client came over TLS.
 const PP2_CLIENT_SSL: u8 = 0x01;
+/// It sent a certificate on this connection,
+const PP2_CLIENT_CERT_CONN: u8 = 0x02;
+/// and in the session, whose first connection this is.
+const PP2_CLIENT_CERT_SESS: u8 = 0x04;
 /// In the verify field, where 0 says that a client certificate was verified.
 const NOT_VERIFIED: u32 = 1;
+const VERIFIED: u32 = 0;
+/// Longer ones are not sent: 64 is the most that a common name may have (RFC 5280 appendix A.1),
+const LONGEST_COMMON_NAME: usize = 256;
+/// and HAProxy, for one, takes no longer header than 16 KiB.
+const LONGEST_CERTIFICATE: usize = 12 * 1024;
 
 fn v2(ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Vec<u8> {
     let mut body = Vec::with_capacity(160);
@@ -135,13 +148,26 @@ fn v2(ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Vec<u8> 
 }
 
 fn ssl(summary: &Summary, certificate: &CertificateWords) -> Vec<u8> {
+    // The engine has seen the client prove that it has the key, after the chain was verified.
+    let client = summary.client_chain.first();
+    let (flags, verify) = match client {
+        Some(_) => (PP2_CLIENT_SSL | PP2_CLIENT_CERT_CONN | PP2_CLIENT_CERT_SESS, VERIFIED),
+        None => (PP2_CLIENT_SSL, NOT_VERIFIED),
+    };
     let mut ssl = Vec::with_capacity(80);
-    ssl.push(PP2_CLIENT_SSL);
-    ssl.extend(NOT_VERIFIED.to_be_bytes());
+    ssl.push(flags);
+    ssl.extend(verify.to_be_bytes());
     tlv(&mut ssl, PP2_SUBTYPE_SSL_VERSION, summary.version.name().unwrap_or_default().as_bytes());
+    let common_name = client.and_then(|leaf| ClientIdentity::of(leaf)?.common_name);
+    if let Some(name) = common_name.filter(|name| name.len() <= LONGEST_COMMON_NAME) {
+        tlv(&mut ssl, PP2_SUBTYPE_SSL_CN, name.as_bytes());
+    }
     tlv(&mut ssl, PP2_SUBTYPE_SSL_CIPHER, openssl_name(summary.suite).as_bytes());
     tlv(&mut ssl, PP2_SUBTYPE_SSL_SIG_ALG, certificate.signature_algorithm.as_bytes());
     tlv(&mut ssl, PP2_SUBTYPE_SSL_KEY_ALG, certificate.key_algorithm.as_bytes());
+    if let Some(leaf) = client.filter(|leaf| leaf.len() <= LONGEST_CERTIFICATE) {
+        tlv(&mut ssl, PP2_SUBTYPE_SSL_CLIENT_CERT, leaf);
+    }
     ssl
 }
 
@@ -151,7 +177,7 @@ fn tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
     out.extend(value);
 }
 
-/// The length of what is at most a server name, a protocol name and some words long.
+/// The length of what is at most a certificate of bounded length, some names and some words long.
 fn length(value: &[u8]) -> [u8; 2] {
     u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes()
 }
@@ -165,6 +191,8 @@ fn openssl_name(suite: CipherSuite) -> &'static str {
         CipherSuite::ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
         CipherSuite::ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
         CipherSuite::ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        CipherSuite::RSA_WITH_AES_128_GCM_SHA256 => "AES128-GCM-SHA256",
+        CipherSuite::RSA_WITH_AES_256_GCM_SHA384 => "AES256-GCM-SHA384",
         other => other.name().unwrap_or_default(),
     }
 }
@@ -173,18 +201,19 @@ fn openssl_name(suite: CipherSuite) -> &'static str {
 mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
-    use keystead_tls::{KeyId, NamedGroup, ProtocolVersion, SignatureScheme};
+    use keystead_tls::{HostParameters, KeyId, NamedGroup, ProtocolVersion, SignatureScheme};
 
     fn summary(server_name: Option<&str>, alpn: Option<&[u8]>) -> Summary {
         Summary {
             server_name: server_name.map(str::to_owned),
             version: ProtocolVersion::TLS_1_2,
             suite: CipherSuite::ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            group: NamedGroup::X25519,
-            scheme: SignatureScheme::RSA_PSS_RSAE_SHA256,
+            group: Some(NamedGroup::X25519),
+            scheme: Some(SignatureScheme::RSA_PSS_RSAE_SHA256),
             alpn: alpn.map(<[u8]>::to_vec),
             extended_master_secret: true,
             key_id: KeyId([0; 32]),
+            client_chain: Vec::new(),
         }
     }
 
@@ -254,6 +283,56 @@ mod tests {
         assert_eq!(header, expected.concat());
     }
 
+    /// A certificate, and the TLVs about it.
+    fn client(common_name: &str, padding: usize) -> (Vec<u8>, Vec<u8>) {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6], vec![0; padding])];
+        let leaf = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        let summary = Summary { client_chain: vec![leaf.clone(), vec![0; 60_000]], ..summary(None, None) };
+        let header = header(ProxyProtocol::V2, "192.0.2.1:1", "192.0.2.2:2", &summary);
+        assert_eq!(usize::from(u16::from_be_bytes([header[14], header[15]])), header.len() - 16);
+        (leaf, header[28..].to_vec())
+    }
+
+    #[test]
+    fn v2_carries_a_clients_certificate_and_common_name() {
+        let (leaf, tlvs) = client("teller 7", 10);
+        let length = u16::try_from(leaf.len()).unwrap().to_be_bytes();
+        let inner: &[&[u8]] = &[
+            b"\x07\x00\x00\x00\x00",
+            b"\x21\x00\x07TLSv1.2",
+            b"\x22\x00\x08teller 7",
+            b"\x23\x00\x1bECDHE-RSA-AES128-GCM-SHA256",
+            b"\x24\x00\x0aRSA-SHA256",
+            b"\x25\x00\x07RSA2048",
+            b"\x28",
+            &length,
+            &leaf,
+        ];
+        let inner = inner.concat();
+        let length = u16::try_from(inner.len()).unwrap().to_be_bytes();
+        assert_eq!(tlvs, [b"\x20", &length[..], &inner].concat());
+    }
+
+    #[test]
+    fn v2_leaves_out_what_no_reader_expects_at_that_length() {
+        for (common_name, padding) in
+            [("a".repeat(LONGEST_COMMON_NAME + 1), LONGEST_CERTIFICATE), ("a\nb".into(), 60_000)]
+        {
+            let (_, tlvs) = client(&common_name, padding);
+            let expected: &[&[u8]] = &[
+                b"\x20\x00\x44\x07\x00\x00\x00\x00",
+                b"\x21\x00\x07TLSv1.2",
+                b"\x23\x00\x1bECDHE-RSA-AES128-GCM-SHA256",
+                b"\x24\x00\x0aRSA-SHA256",
+                b"\x25\x00\x07RSA2048",
+            ];
+            assert_eq!(tlvs, expected.concat());
+        }
+    }
+
     #[test]
     fn v2_of_two_families_is_ipv6() {
         let header = header(ProxyProtocol::V2, "192.0.2.1:1", "[2001:db8::2]:2", &summary(None, None));
@@ -263,8 +342,11 @@ mod tests {
 
     #[test]
     fn every_suite_has_its_openssl_name() {
-        for suite in keystead_tls::HostParameters::default().suites {
+        for suite in HostParameters::default().suites {
             assert!(openssl_name(suite).starts_with("ECDHE-"), "{suite}");
+        }
+        for suite in HostParameters::KEY_TRANSPORT_SUITES {
+            assert!(openssl_name(*suite).starts_with("AES"), "{suite}");
         }
     }
 }

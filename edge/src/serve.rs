@@ -1,6 +1,7 @@
 //! The edge from start to end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use keystead_program::channel::{ChannelMaterial, ClientChannel};
@@ -13,7 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::client_auth::{self, ClientVerifier};
+use crate::config::{Config, HostConfig};
 use crate::connection::Connections;
 use crate::directory::Directory;
 use crate::handshake::Handshakes;
@@ -46,6 +48,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let key_client =
         KeyClient::new(&config.key_server, &ClientChannel::new(&material), key_server_ready, telemetry.clone())
             .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
+    background.spawn(client_auth::keep_fresh(verifiers(&config.hosts), LISTS_PERIOD, telemetry.clone()));
     let templates = config.hosts.into_iter().map(HostTemplate::new).collect();
     let servers = config.key_server.addresses.len();
     let directory = Arc::new(Directory::new(templates, servers, remembered, identities_ready, telemetry.clone()));
@@ -67,6 +70,13 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     accepting.join_all().await;
     drain(&tracker, drain_timeout, &telemetry).await;
     Ok(())
+}
+
+/// How long a revocation list that has changed may go unnoticed.
+const LISTS_PERIOD: Duration = Duration::from_secs(5);
+
+fn verifiers(hosts: &[HostConfig]) -> Vec<Arc<ClientVerifier>> {
+    hosts.iter().filter_map(|host| host.client_verifier.clone()).collect()
 }
 
 /// Reads the files of the channel to the key servers.
@@ -125,7 +135,7 @@ async fn remember(state: Arc<State>, mut identities: watch::Receiver<IdentitySet
 }
 
 /// Waits for the connections that stand, and counts those that outstay the time.
-async fn drain(tracker: &TaskTracker, limit: std::time::Duration, telemetry: &Telemetry) {
+async fn drain(tracker: &TaskTracker, limit: Duration, telemetry: &Telemetry) {
     tracker.close();
     tracing::info!(connections = tracker.len(), ?limit, "waiting for connections to end");
     if timeout(limit, tracker.wait()).await.is_ok() {

@@ -44,6 +44,39 @@ pub struct Telemetry {
     pub hosts_without_identity: Gauge,
     /// Times the state on disk did not open and was set aside.
     pub state_rebuilt: Counter,
+    /// Times a revocation list had changed and was not readable.
+    pub revocation_list_failures: Counter,
+    /// Randoms leased beforehand, for RSA key transport.
+    pub leases: LeaseTelemetry,
+    recoveries: Family<OutcomeLabels, Counter>,
+}
+
+/// What became of leased randoms.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseTelemetry {
+    /// Handshakes that took one.
+    pub taken: Counter,
+    /// Those that had to wait for it.
+    pub waited: Counter,
+    /// Leases that were lost with their connection to the key server.
+    pub dropped: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// How a request to recover a master secret went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Recovered {
+    /// The key server gave the master secret.
+    Recovered,
+    /// It refused: for a client's bad message, or for any other cause, which it does not tell.
+    Refused,
+    /// There was no answer.
+    Failed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -135,6 +168,9 @@ impl Telemetry {
             identities,
             hosts_without_identity,
             state_rebuilt,
+            revocation_list_failures,
+            leases,
+            recoveries,
         } = &telemetry;
         registry.register("connections", "Connections of clients that stand", connections.clone());
         registry.register("accepted", "Connections accepted", accepted.clone());
@@ -151,7 +187,7 @@ impl Telemetry {
             "Connections to a backend's address that failed",
             backend_connect_failures.clone(),
         );
-        registry.register("key_server_seconds", "From request to signature, with retry", key_server_seconds.clone());
+        registry.register("key_server_seconds", "From request to answer, with retry", key_server_seconds.clone());
         registry.register("key_server_failures", "Requests failed, each try counted", key_server_failures.clone());
         registry.register("key_server_retries", "Requests asked again elsewhere", key_server_retries.clone());
         registry.register(
@@ -166,6 +202,15 @@ impl Telemetry {
             hosts_without_identity.clone(),
         );
         registry.register("state_rebuilt", "Times the state on disk did not open", state_rebuilt.clone());
+        registry.register(
+            "revocation_list_failures",
+            "Times a revocation list had changed and was not readable",
+            revocation_list_failures.clone(),
+        );
+        registry.register("leases_taken", "Leased randoms that handshakes took", leases.taken.clone());
+        registry.register("leases_waited", "Handshakes that waited for a leased random", leases.waited.clone());
+        registry.register("leases_dropped", "Leased randoms lost with their connection", leases.dropped.clone());
+        registry.register("recoveries", "Master secrets asked for, by outcome", recoveries.clone());
         telemetry
     }
 
@@ -189,6 +234,9 @@ impl Telemetry {
             identities: Gauge::default(),
             hosts_without_identity: Gauge::default(),
             state_rebuilt: Counter::default(),
+            revocation_list_failures: Counter::default(),
+            leases: LeaseTelemetry::default(),
+            recoveries: Family::default(),
         }
     }
 
@@ -197,7 +245,7 @@ impl Telemetry {
         let labels = HandshakeLabels {
             version: summary.version.name().unwrap_or(UNKNOWN),
             suite: summary.suite.name().unwrap_or(UNKNOWN),
-            group: summary.group.name().unwrap_or(UNKNOWN),
+            group: summary.group.map_or(NO_GROUP, |group| group.name().unwrap_or(UNKNOWN)),
         };
         self.handshakes.get_or_create(&labels).inc();
         self.handshake_seconds.observe(elapsed.as_secs_f64());
@@ -214,9 +262,14 @@ impl Telemetry {
         self.ended.get_or_create(&FailureLabels { fault: ended.fault(), reason: ended.reason() }).inc();
     }
 
-    /// A key server has signed, `elapsed` after it was first asked.
+    /// A key server has signed or recovered, `elapsed` after it was first asked.
     pub fn key_server_answered(&self, elapsed: Duration) {
         self.key_server_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A key server was asked for a master secret.
+    pub fn recovery(&self, outcome: Recovered) {
+        self.recoveries.get_or_create(&OutcomeLabels { outcome: outcome.into() }).inc();
     }
 
     /// One try at a key server failed.
@@ -227,6 +280,8 @@ impl Telemetry {
 
 /// For a suite or group without a name. There is none: only named ones are configured.
 const UNKNOWN: &str = "unknown";
+/// For RSA key transport, which has no group.
+const NO_GROUP: &str = "none";
 
 /// From a quarter of a millisecond to half a minute.
 fn seconds() -> Histogram {

@@ -7,6 +7,7 @@ use keystead_tls::{HostParameters, Identity, KeyId};
 
 use crate::backend::Backends;
 use crate::certificate;
+use crate::client_auth::ClientVerifier;
 use crate::config::HostConfig;
 use crate::identity::{IdentitySet, KnownIdentity};
 use crate::proxy_protocol::{CertificateWords, ProxyProtocol};
@@ -24,6 +25,8 @@ pub struct VirtualHost {
     pub backends: Arc<Backends>,
     /// What precedes them there.
     pub proxy_protocol: ProxyProtocol,
+    /// What verifies clients' certificates, if `parameters` asks for them.
+    pub client_verifier: Option<Arc<ClientVerifier>>,
     known: Vec<Arc<KnownIdentity>>,
 }
 
@@ -71,12 +74,19 @@ impl HostTemplate {
             parameters,
             backends: self.backends.clone(),
             proxy_protocol: self.config.proxy_protocol,
+            client_verifier: self.config.client_verifier.clone(),
             known,
         }
     }
 
-    /// Logs what clients would object to in certificates from files.
-    pub fn warn_of_files(&self) {
+    /// Logs what the configuration gives up, and what clients would object to in certificates from files.
+    pub fn warn_of_config(&self) {
+        if self.config.has_key_transport() {
+            tracing::warn!(
+                host = self.config.name(),
+                "danger_rsa_key_transport: without forward secrecy; whoever gets the key later reads what was recorded"
+            );
+        }
         for certificate in &self.config.certificates {
             self.warn_of(&certificate.file, &certificate.identity);
         }
@@ -164,6 +174,7 @@ pub(crate) mod tests {
             backends: vec!["127.0.0.1:1".parse().unwrap()],
             proxy_protocol: ProxyProtocol::None,
             parameters: HostParameters::default(),
+            client_verifier: None,
         })
     }
 

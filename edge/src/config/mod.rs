@@ -1,5 +1,6 @@
 //! The configuration: a file parsed and checked into a value before anything is bound.
 
+mod client_auth;
 mod virtual_host;
 
 use std::fmt;
@@ -294,8 +295,11 @@ backends = ["127.0.0.1:8080"]
 "#;
 
     pub(super) fn load(text: &str) -> Result<Config, ConfigError> {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("edge.toml");
+        load_in(tempfile::tempdir().unwrap().path(), text)
+    }
+
+    pub(super) fn load_in(directory: &Path, text: &str) -> Result<Config, ConfigError> {
+        let file = directory.join("edge.toml");
         std::fs::write(&file, text).unwrap();
         Config::load(&file)
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use keystead_program::channel::HostPort;
 use keystead_program::config::RelativePath;
-use keystead_tls::{CipherSuite, HostParameters, Identity, NamedGroup, SignatureScheme};
+use keystead_tls::{CipherSuite, ClientAuth, HostParameters, Identity, NamedGroup, SignatureScheme};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 
+use super::client_auth::{CheckedClientAuth, ClientAuthFile};
 use super::{ConfigError, first_duplicate};
+use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::server_name::NamePattern;
 
@@ -32,12 +34,19 @@ pub struct HostConfig {
     pub proxy_protocol: ProxyProtocol,
     /// What TLS may agree on. Without identities: those come from `keys` and `certificates`.
     pub parameters: HostParameters,
+    /// What verifies clients' certificates, if `parameters` asks for them.
+    pub client_verifier: Option<Arc<ClientVerifier>>,
 }
 
 impl HostConfig {
     /// The host's name in log and metrics.
     pub fn name(&self) -> String {
         self.names.first().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Whether sessions may be agreed on without forward secrecy.
+    pub fn has_key_transport(&self) -> bool {
+        HostParameters::KEY_TRANSPORT_SUITES.iter().any(|suite| self.parameters.suites.contains(suite))
     }
 }
 
@@ -69,6 +78,9 @@ pub(super) struct HostFile {
     suites: Option<Vec<String>>,
     groups: Option<Vec<String>>,
     schemes: Option<Vec<String>>,
+    #[serde(default)]
+    danger_rsa_key_transport: bool,
+    client_auth: Option<ClientAuthFile>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,7 +121,7 @@ fn check_beside(host: &HostConfig, others: &[HostConfig]) -> Result<(), String> 
 }
 
 impl HostFile {
-    fn check(self, directory: &Path) -> Result<HostConfig, String> {
+    fn check(mut self, directory: &Path) -> Result<HostConfig, String> {
         if self.names.is_empty() {
             return Err("names is empty: write the DNS names that clients ask for".to_owned());
         }
@@ -125,9 +137,17 @@ impl HostFile {
         if self.backends.is_empty() {
             return Err("backends is empty: name at least one as host:port".to_owned());
         }
+        if self.danger_rsa_key_transport && self.keys.is_empty() {
+            return Err("danger_rsa_key_transport: only a key in `keys` can be used for it".to_owned());
+        }
         let certificates = self.certificates.iter().map(|files| files.load(directory)).collect::<Result<_, _>>()?;
+        let CheckedClientAuth { asked, verifier } = match self.client_auth.take() {
+            Some(table) => table.check(directory).map_err(|problem| format!("client_auth: {problem}"))?,
+            None => CheckedClientAuth { asked: ClientAuth::None, verifier: None },
+        };
         Ok(HostConfig {
-            parameters: self.parameters()?,
+            parameters: HostParameters { client_auth: asked, ..self.parameters()? },
+            client_verifier: verifier,
             names: self.names,
             default: self.default,
             keys: self.keys,
@@ -140,12 +160,27 @@ impl HostFile {
     fn parameters(&self) -> Result<HostParameters, String> {
         let all = HostParameters::default();
         Ok(HostParameters {
-            suites: chosen("suites", self.suites.as_deref(), all.suites, CipherSuite::name)?,
+            suites: self.suites(all.suites)?,
             groups: chosen("groups", self.groups.as_deref(), all.groups, NamedGroup::name)?,
             schemes: chosen("schemes", self.schemes.as_deref(), all.schemes, SignatureScheme::name)?,
             identities: Vec::new(),
             alpn: self.alpn.iter().map(|protocol| alpn_protocol(protocol)).collect::<Result<_, _>>()?,
+            client_auth: ClientAuth::None,
         })
+    }
+
+    /// Those without forward secrecy stand behind all others, whatever the list's order.
+    fn suites(&self, mut all: Vec<CipherSuite>) -> Result<Vec<CipherSuite>, String> {
+        let is_danger = |suite: &CipherSuite| HostParameters::KEY_TRANSPORT_SUITES.contains(suite);
+        if self.danger_rsa_key_transport {
+            all.extend(HostParameters::KEY_TRANSPORT_SUITES);
+        }
+        let mut suites = chosen("suites", self.suites.as_deref(), all, CipherSuite::name)?;
+        if self.danger_rsa_key_transport && !suites.iter().any(is_danger) {
+            return Err("danger_rsa_key_transport is on, and suites lists none that use it".to_owned());
+        }
+        suites.sort_by_key(is_danger);
+        Ok(suites)
     }
 }
 
@@ -236,6 +271,24 @@ mod tests {
     }
 
     #[test]
+    fn key_transport_is_off_unless_asked_for_and_the_last_choice_then() {
+        assert!(!with("").unwrap().has_key_transport());
+        let host = with("danger_rsa_key_transport = true\n").unwrap();
+        let (first, last) = host.parameters.suites.split_at(HostParameters::FORWARD_SECRET_SUITES.len());
+        assert_eq!(first, HostParameters::FORWARD_SECRET_SUITES);
+        assert_eq!(last, HostParameters::KEY_TRANSPORT_SUITES);
+        let suites = "suites = [\"TLS_RSA_WITH_AES_128_GCM_SHA256\", \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]\n";
+        let host = with(&format!("danger_rsa_key_transport = true\n{suites}")).unwrap();
+        let expected = [CipherSuite::ECDHE_RSA_WITH_AES_128_GCM_SHA256, CipherSuite::RSA_WITH_AES_128_GCM_SHA256];
+        assert_eq!(host.parameters.suites, expected);
+
+        let error = with(suites).unwrap_err();
+        assert!(error.contains("`TLS_RSA_WITH_AES_128_GCM_SHA256` is none of"), "{error}");
+        let error = with(&format!("danger_rsa_key_transport = true\n{}", suites.replace("TLS_RSA", "TLS_ECDHE_ECDSA")));
+        assert!(error.unwrap_err().contains("suites lists none that use it"));
+    }
+
+    #[test]
     fn hosts_that_cannot_stand_are_refused_with_advice() {
         let second = "[[virtual_host]]\nnames = [\"a.example\"]\nkeys = [\"a\"]\nbackends = [\"127.0.0.1:1\"]\n";
         assert!(with(second).is_ok());
@@ -248,6 +301,10 @@ mod tests {
             (("keys", "default = true\nkeys"), "the host `localhost` is the default too"),
             (("keys", "alpn = [\"\"]\nkeys"), "alpn: a protocol's name has 1 to 255 bytes"),
             (("keys", "suites = []\nkeys"), "suites is empty: leave it out"),
+            (
+                ("keys = [\"a\"]", "danger_rsa_key_transport = true\ncertificates = [{ chain = \"a\" }]"),
+                "only a key in `keys`",
+            ),
             (("keys = [\"a\"]", "certificates = [{ chain = \"none.pem\" }]"), "none.pem"),
             (("a.example", "192.0.2.1"), "serve it with `default = true`"),
         ] {

@@ -3,8 +3,10 @@
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_tls::KeyServerFailure;
-use keystead_tls::handshake::{SignatureRequest, SignedParams};
+use keystead_tls::handshake::{Lease, MasterSecretRequest, SignatureRequest, SignedParams};
+use keystead_tls::secret::MasterSecret;
 use tonic::Code;
+use zeroize::Zeroize;
 
 /// The question as it goes over the wire.
 pub(super) fn question(request: &SignatureRequest<'_>) -> v1::SignServerKeyExchangeRequest {
@@ -34,11 +36,87 @@ pub(super) fn signed_params(outcome: Outcome) -> Result<SignedParams, KeyServerF
             }
             Ok(SignedParams { server_random, signature: reply.signature })
         }
-        Outcome::Refusal(refusal) => {
-            let code = i32::try_from(refusal.code).map_or(Code::Unknown, Code::from_i32);
-            tracing::warn!(?code, message = refusal.message, "refused by the key server");
-            Err(failure(code))
+        Outcome::Refusal(refusal) => Err(refused(&refusal)),
+        Outcome::LeaseRandoms(_) | Outcome::RecoverMasterSecret(_) => Err(KeyServerFailure::Refused),
+    }
+}
+
+fn refused(refusal: &v1::Refusal) -> KeyServerFailure {
+    let code = code(refusal);
+    tracing::warn!(?code, message = refusal.message, "refused by the key server");
+    failure(code)
+}
+
+fn code(refusal: &v1::Refusal) -> Code {
+    i32::try_from(refusal.code).map_or(Code::Unknown, Code::from_i32)
+}
+
+/// The longest token of a lease that is taken: many times what one needs.
+const LONGEST_TOKEN: usize = 256;
+
+/// The leases in an answer to a request for `count`.
+///
+/// # Errors
+/// What the refusal says, or [`KeyServerFailure::Refused`] for an answer that makes no sense: without a lease, with more
+/// than were asked for, or with a malformed one.
+pub(super) fn leases(outcome: Outcome, count: u32) -> Result<Vec<Lease>, KeyServerFailure> {
+    match outcome {
+        Outcome::LeaseRandoms(reply) => {
+            if reply.leases.is_empty() || reply.leases.len() > count as usize {
+                return Err(KeyServerFailure::Refused);
+            }
+            reply.leases.into_iter().map(lease).collect()
         }
+        Outcome::Refusal(refusal) => Err(failure(code(&refusal))),
+        Outcome::SignServerKeyExchange(_) | Outcome::RecoverMasterSecret(_) => Err(KeyServerFailure::Refused),
+    }
+}
+
+fn lease(lease: v1::Lease) -> Result<Lease, KeyServerFailure> {
+    let server_random = lease.server_random.try_into().map_err(|_| KeyServerFailure::Refused)?;
+    if lease.token.is_empty() || lease.token.len() > LONGEST_TOKEN {
+        return Err(KeyServerFailure::Refused);
+    }
+    Ok(Lease { server_random, token: lease.token })
+}
+
+/// The question as it goes over the wire.
+pub(super) fn recover_question(request: &MasterSecretRequest<'_>) -> v1::RecoverMasterSecretRequest {
+    v1::RecoverMasterSecretRequest {
+        key_id: request.identity.public_key().key_id().0.to_vec(),
+        lease: request.lease.token.clone(),
+        handshake_messages: request.handshake_messages.to_vec(),
+        finished_record: request.finished_record.to_vec(),
+        server_name: request.server_name.unwrap_or_default().to_owned(),
+    }
+}
+
+/// A key server's answer about a master secret.
+#[derive(Debug)]
+pub enum Recovery {
+    /// The client's Finished verified with it.
+    MasterSecret(MasterSecret),
+    /// The one refusal there is.
+    Refused,
+}
+
+/// The master secret in an answer. Nothing is logged of a refusal, which has no cause that could be told.
+///
+/// # Errors
+/// What says that the key server has not come to look at the handshake, or [`KeyServerFailure::Refused`] for an answer
+/// that makes no sense.
+pub(super) fn recovery(outcome: Outcome) -> Result<Recovery, KeyServerFailure> {
+    match outcome {
+        Outcome::RecoverMasterSecret(mut reply) => {
+            let master_secret = reply.master_secret.as_slice().try_into().map(MasterSecret::new);
+            reply.master_secret.zeroize();
+            master_secret.map(Recovery::MasterSecret).map_err(|_| KeyServerFailure::Refused)
+        }
+        Outcome::Refusal(refusal) => match failure(code(&refusal)) {
+            KeyServerFailure::Refused => Ok(Recovery::Refused),
+            outage => Err(outage),
+        },
+        Outcome::SignServerKeyExchange(_) | Outcome::LeaseRandoms(_) => Err(KeyServerFailure::Refused),
     }
 }
 
@@ -76,7 +154,7 @@ pub(super) fn may_be_retried(failure: KeyServerFailure) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
     use super::*;
 
     fn reply(random: usize, signature: usize) -> Outcome {
@@ -112,5 +190,42 @@ mod tests {
             let refusal = Outcome::Refusal(v1::Refusal { code, message: "why".to_owned() });
             assert_eq!(signed_params(refusal).unwrap_err(), expected, "{code}");
         }
+    }
+
+    fn leased(count: usize, random: usize, token: usize) -> Outcome {
+        let lease = v1::Lease { server_random: vec![1; random], token: vec![2; token] };
+        Outcome::LeaseRandoms(v1::LeaseRandomsReply { leases: vec![lease; count] })
+    }
+
+    fn refusal(code: Code) -> Outcome {
+        Outcome::Refusal(v1::Refusal { code: code as u32, message: "why".to_owned() })
+    }
+
+    #[test]
+    fn leases_are_taken_over_up_to_the_number_asked_for() {
+        let taken = leases(leased(3, 32, 32), 3).unwrap();
+        assert_eq!(taken, vec![Lease { server_random: [1; 32], token: vec![2; 32] }; 3]);
+        for outcome in [leased(0, 32, 32), leased(4, 32, 32), leased(1, 31, 32), leased(1, 32, 0), leased(1, 32, 257)] {
+            assert_eq!(leases(outcome, 3).unwrap_err(), KeyServerFailure::Refused);
+        }
+        assert_eq!(leases(reply(32, 1), 3).unwrap_err(), KeyServerFailure::Refused);
+        assert_eq!(leases(refusal(Code::PermissionDenied), 3).unwrap_err(), KeyServerFailure::NotAuthorised);
+    }
+
+    #[test]
+    fn a_master_secret_is_taken_over_and_a_refusal_told_from_an_outage() {
+        let recovered = |length| {
+            recovery(Outcome::RecoverMasterSecret(v1::RecoverMasterSecretReply { master_secret: vec![3; length] }))
+        };
+        let Recovery::MasterSecret(secret) = recovered(48).unwrap() else { panic!("refused") };
+        assert_eq!(secret.expose(), [3; 48]);
+        for length in [0, 47, 49] {
+            assert_eq!(recovered(length).unwrap_err(), KeyServerFailure::Refused);
+        }
+        for code in [Code::InvalidArgument, Code::FailedPrecondition, Code::Internal, Code::Unknown] {
+            assert!(matches!(recovery(refusal(code)), Ok(Recovery::Refused)));
+        }
+        assert_eq!(recovery(refusal(Code::ResourceExhausted)).unwrap_err(), KeyServerFailure::Overloaded);
+        assert_eq!(recovery(refusal(Code::Unavailable)).unwrap_err(), KeyServerFailure::Unreachable);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use keystead_program::channel::{Connector, HostPort};
+use keystead_proto::MAX_REQUEST;
 use keystead_proto::pad::Pad;
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
@@ -13,6 +14,8 @@ use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_client::KeyServerClient;
 use keystead_proto::v1::watch_event::Event;
 use keystead_tls::KeyServerFailure;
+use keystead_tls::handshake::Lease;
+use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
@@ -20,10 +23,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
+use super::answer;
 use super::backoff::Backoff;
+use super::leases::Leases;
 use super::pending::Pending;
 use super::standing::Standing;
 use crate::directory::{Directory, ServerIndex};
+use crate::telemetry::LeaseTelemetry;
 
 /// One connection to a key server.
 #[derive(Debug)]
@@ -35,12 +41,15 @@ pub(super) struct Link {
     /// The stream of requests, while there is one.
     stream: ArcSwapOption<RequestStream>,
     standing: Arc<Standing>,
+    lease_telemetry: LeaseTelemetry,
 }
 
+/// One connection's stream of requests, and what belongs to the process at its other end.
 #[derive(Debug)]
-struct RequestStream {
+pub(super) struct RequestStream {
     requests: mpsc::Sender<v1::ExchangeRequest>,
     pending: Pending,
+    leases: Leases,
     draining: AtomicBool,
 }
 
@@ -51,6 +60,8 @@ pub(super) struct Load {
     pub(super) draining: bool,
     /// Requests without an answer.
     pub(super) in_flight: usize,
+    /// Leases at hand.
+    pub(super) leases: usize,
 }
 
 impl Link {
@@ -60,27 +71,26 @@ impl Link {
         connector: Connector,
         max_in_flight: usize,
         standing: Arc<Standing>,
+        lease_telemetry: LeaseTelemetry,
     ) -> Self {
-        Self { server, address, connector, max_in_flight, stream: ArcSwapOption::empty(), standing }
+        let stream = ArcSwapOption::empty();
+        Self { server, address, connector, max_in_flight, stream, standing, lease_telemetry }
     }
 
     /// What the link has to do; `None` while it is down.
     pub(super) fn load(&self) -> Option<Load> {
         let stream = self.stream.load();
         let stream = stream.as_ref()?;
-        Some(Load { draining: stream.draining.load(Ordering::Relaxed), in_flight: stream.pending.len() })
+        let (draining, in_flight) = (stream.draining.load(Ordering::Relaxed), stream.pending.len());
+        Some(Load { draining, in_flight, leases: stream.leases.len() })
     }
 
-    /// Asks, and waits for the answer until `deadline`.
-    pub(super) async fn ask(&self, operation: Operation, deadline: Instant) -> Result<Outcome, KeyServerFailure> {
-        let stream = self.stream.load_full().ok_or(KeyServerFailure::Unreachable)?;
-        let (waiting, answer) = Waiting::begin(stream)?;
-        waiting.send(operation, deadline)?;
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_lost)) => Err(KeyServerFailure::Unreachable),
-            Err(_elapsed) => Err(KeyServerFailure::NoAnswer),
-        }
+    /// The stream of requests.
+    ///
+    /// # Errors
+    /// [`KeyServerFailure::Unreachable`] while the link is down.
+    pub(super) fn stream(&self) -> Result<Arc<RequestStream>, KeyServerFailure> {
+        self.stream.load_full().ok_or(KeyServerFailure::Unreachable)
     }
 
     /// Keeps the connection up. Ends only by being dropped.
@@ -92,6 +102,7 @@ impl Link {
             let cause = self.connect_and_serve(&directory).await;
             if let Some(stream) = self.stream.swap(None) {
                 stream.pending.close();
+                stream.leases.close();
                 self.standing.down();
                 told = false;
             }
@@ -120,8 +131,9 @@ impl Link {
         let (requests, outgoing) = mpsc::channel(self.max_in_flight);
         let replies = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
         let events = client.watch(v1::WatchRequest {}).await?.into_inner();
-        let pending = Pending::new(self.max_in_flight);
-        self.stream.store(Some(Arc::new(RequestStream { requests, pending, draining: AtomicBool::new(false) })));
+        let (pending, leases) = (Pending::new(self.max_in_flight), Leases::new(self.lease_telemetry.clone()));
+        let draining = AtomicBool::new(false);
+        self.stream.store(Some(Arc::new(RequestStream { requests, pending, leases, draining })));
         self.standing.up();
         tracing::info!(key_server = %self.address, "connected to the key server");
         Ok((replies, events))
@@ -135,6 +147,29 @@ impl Link {
             biased;
             ended = take_replies(replies, &stream.pending) => ended,
             ended = self.take_events(events, &stream, directory) => ended,
+            ended = self.keep_leases(&stream) => ended,
+        }
+    }
+
+    /// Asks for leases as they are wanted, for one batch at a time.
+    async fn keep_leases(&self, stream: &Arc<RequestStream>) -> LinkError {
+        let mut told = false;
+        loop {
+            let count = stream.leases.batch_wanted().await;
+            match stream.lease(count).await {
+                Ok(batch) => {
+                    stream.leases.add(batch);
+                    told = false;
+                }
+                Err(failure) => {
+                    if !told {
+                        tracing::warn!(key_server = %self.address, reason = failure.reason(), "no leases");
+                    }
+                    told = true;
+                    stream.leases.fail(failure);
+                    tokio::time::sleep(LEASE_PAUSE).await;
+                }
+            }
         }
     }
 
@@ -163,6 +198,39 @@ impl Link {
         }
     }
 }
+
+impl RequestStream {
+    /// Asks, and waits for the answer until `deadline`.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Outcome, KeyServerFailure> {
+        let (waiting, answer) = Waiting::begin(self.clone())?;
+        waiting.send(operation, deadline)?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_lost)) => Err(KeyServerFailure::Unreachable),
+            Err(_elapsed) => Err(KeyServerFailure::NoAnswer),
+        }
+    }
+
+    /// A lease from the reserve, or from the next batch if it comes before `deadline`.
+    pub(super) async fn take_lease(&self, deadline: Instant) -> Result<Lease, KeyServerFailure> {
+        self.leases.take(deadline).await
+    }
+
+    async fn lease(self: &Arc<Self>, count: u32) -> Result<Vec<Lease>, KeyServerFailure> {
+        let operation = Operation::LeaseRandoms(v1::LeaseRandomsRequest { count });
+        let outcome = self.ask(operation, Instant::now() + LEASE_TIMEOUT).await?;
+        answer::leases(outcome, count)
+    }
+}
+
+/// For a batch, which costs a key server next to nothing.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Before the next batch is asked for, after one did not come.
+const LEASE_PAUSE: Duration = Duration::from_millis(500);
 
 type Replies = Streaming<v1::ExchangeReply>;
 type Events = Streaming<v1::WatchEvent>;
@@ -217,6 +285,10 @@ impl Waiting {
         let mut request =
             v1::ExchangeRequest { id: self.id, timeout_ms, operation: Some(operation), padding: Vec::new() };
         request.pad();
+        // It would end the stream, and every other request with it.
+        if request.encoded_len() > MAX_REQUEST {
+            return Err(KeyServerFailure::Refused);
+        }
         self.stream.requests.try_send(request).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => KeyServerFailure::Overloaded,
             mpsc::error::TrySendError::Closed(_) => KeyServerFailure::Unreachable,

@@ -2,8 +2,10 @@
 
 mod answer;
 mod backoff;
+mod leases;
 mod link;
 mod pending;
+mod recover;
 mod standing;
 
 use std::sync::Arc;
@@ -25,7 +27,10 @@ use crate::telemetry::Telemetry;
 use link::{Link, Load};
 use standing::Standing;
 
-/// Asks key servers for signatures.
+pub use answer::Recovery;
+pub use recover::Lessor;
+
+/// Asks key servers for signatures, and for the randoms and master secrets of RSA key transport.
 #[derive(Debug)]
 pub struct KeyClient {
     links: Vec<Arc<Link>>,
@@ -52,7 +57,8 @@ impl KeyClient {
             let connector = Connector::new(channel.clone(), address.clone(), Some(config.server_name.clone()))?;
             for _ in 0..config.connections {
                 let (address, connector, standing) = (address.clone(), connector.clone(), standing.clone());
-                let link = Link::new(ServerIndex(index), address, connector, config.max_in_flight, standing);
+                let leases = telemetry.leases.clone();
+                let link = Link::new(ServerIndex(index), address, connector, config.max_in_flight, standing, leases);
                 links.push(Arc::new(link));
             }
         }
@@ -80,11 +86,15 @@ impl KeyClient {
     /// The best link for the next try: another one than `asked`, better of another key server, that is not about to
     /// stop, with the fewest requests in flight.
     fn pick(&self, asked: Option<&Arc<Link>>) -> Option<&Arc<Link>> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(self.links.len())?;
-        let candidates = self.links.iter().cycle().skip(turn).take(self.links.len());
-        let others = candidates.filter(|link| !asked.is_some_and(|asked| Arc::ptr_eq(link, asked)));
+        let others = self.in_turn().filter(|link| !asked.is_some_and(|asked| Arc::ptr_eq(link, asked)));
         let loaded = others.filter_map(|link| Some((preference(link, asked, link.load()?), link)));
         loaded.min_by_key(|(preference, _)| *preference).map(|(_, link)| link)
+    }
+
+    /// Every link once, each time another one first.
+    fn in_turn(&self) -> impl Iterator<Item = &Arc<Link>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(self.links.len()).unwrap_or(0);
+        self.links.iter().cycle().skip(turn).take(self.links.len())
     }
 }
 
@@ -138,7 +148,7 @@ impl Asking<'_> {
         let link = self.client.pick(self.asked.as_ref()).ok_or(KeyServerFailure::Unreachable)?.clone();
         let operation = Operation::SignServerKeyExchange(self.question.clone());
         let deadline = self.deadline_of_try(&link);
-        let outcome = self.asked.insert(link).ask(operation, deadline).await?;
+        let outcome = self.asked.insert(link).stream()?.ask(operation, deadline).await?;
         answer::signed_params(outcome)
     }
 

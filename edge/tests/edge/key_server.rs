@@ -141,6 +141,7 @@ impl Service {
             certificate_chain: self.chain.clone(),
             signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
             ocsp_response: Vec::new(),
+            danger_rsa_key_transport: false,
         };
         let identities = v1::Identities { identities: vec![identity] };
         v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }

@@ -5,8 +5,8 @@
 //! it would have to know the pre-master secret already. It is released only for the ServerHello.random that was leased to
 //! that very edge and not used before, so a handshake on record is never opened afterwards.
 //!
-//! What is public decides about the first part of the work, [`Handshake::read`] and the lease. From the private operation
-//! on, every request takes the same steps, and there is one way to say no.
+//! What is public decides about the first part of the work: the lease, and whether the messages are a handshake. From the
+//! private operation on, every request takes the same steps, and there is one way to say no.
 
 mod handshake;
 

@@ -268,21 +268,23 @@ fn what_does_not_fit_together_is_refused_also_with_a_finished_to_match() {
 #[test]
 fn extended_master_secret_is_not_taken_away() {
     let key_server = KeyServer::new();
-    let with = Form { extended_master_secret: true, ..Form::PLAIN };
-    // ServerHello of a handshake without it, in one whose client offers it; and the other way round.
-    for (client, server) in [(with, Form::PLAIN), (Form::PLAIN, with)] {
+    // The hellos of two handshakes in one, whose Finished is by the rule of a third.
+    let mixed = |client: Form, server: Form, rule: Form| {
         let lease = key_server.lease();
-        let answer = Conversation::good(server, &key_server.key, &lease).messages[1].clone();
-        for form in [client, server] {
-            let lease = key_server.lease();
-            let mut conversation = Conversation::good(form, &key_server.key, &lease);
-            conversation.messages[0] = Conversation::good(client, &key_server.key, &lease).messages[0].clone();
-            conversation.messages[1] = answer.clone();
-            conversation.messages[1][6..38].copy_from_slice(&lease.server_random);
-            conversation.adopt_client_random();
-            key_server.refuses(&conversation.request(), "one side alone");
-        }
+        let mut conversation = Conversation::good(rule, &key_server.key, &lease);
+        conversation.messages[0] = Conversation::good(client, &key_server.key, &lease).messages[0].clone();
+        conversation.messages[1] = Conversation::good(server, &key_server.key, &lease).messages[1].clone();
+        conversation.adopt_client_random();
+        key_server.ask(&conversation.request()).map(|_| ())
+    };
+    let (without, with) = (Form::PLAIN, Form { extended_master_secret: true, ..Form::PLAIN });
+    for rule in [without, with] {
+        assert_eq!(mixed(rule, rule, rule), Ok(()));
+        assert_eq!(mixed(with, without, rule), Err(Refusal::KeyTransportRefused));
+        assert_eq!(mixed(without, with, rule), Err(Refusal::KeyTransportRefused));
     }
+    assert_eq!(mixed(with, with, without), Err(Refusal::KeyTransportRefused));
+    assert_eq!(mixed(without, without, with), Err(Refusal::KeyTransportRefused));
 }
 
 #[test]
