@@ -12,7 +12,7 @@ use super::key_server::Conduct;
 use super::stack::{Options, Stack};
 
 /// The alert that a handshake ends with.
-fn alert(failure: &std::io::Error) -> AlertDescription {
+pub(crate) fn alert(failure: &std::io::Error) -> AlertDescription {
     match failure.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::AlertReceived(alert)) => *alert,
         _ => panic!("no alert: {failure:?}"),

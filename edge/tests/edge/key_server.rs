@@ -1,5 +1,6 @@
 //! A key server over real mutual TLS that does as it is told.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -52,7 +53,8 @@ impl TestKeyServer {
     ) -> Self {
         let conduct = Arc::new(Mutex::new(Conduct::Sign));
         let (events, _) = tokio::sync::broadcast::channel(16);
-        let service = Service { conduct: conduct.clone(), events: events.clone(), key, chain };
+        let leased = Arc::default();
+        let service = Service { conduct: conduct.clone(), events: events.clone(), key, chain, leased };
         // A runtime of its own, so that ending it breaks its connections as the death of a process would.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let acceptor = Acceptor {
@@ -93,6 +95,8 @@ struct Service {
     events: tokio::sync::broadcast::Sender<v1::WatchEvent>,
     key: Arc<KeyPair>,
     chain: Vec<Vec<u8>>,
+    /// Tokens that were leased and are not spent.
+    leased: Arc<Mutex<HashSet<Vec<u8>>>>,
 }
 
 enum Answer {
@@ -101,8 +105,47 @@ enum Answer {
     HangUp,
 }
 
+fn refusal(code: Code) -> Outcome {
+    Outcome::Refusal(v1::Refusal { code: code as u32, message: "as told".to_owned() })
+}
+
 impl Service {
-    fn answer(&self, request: &v1::SignServerKeyExchangeRequest) -> Answer {
+    fn answer(&self, operation: &Operation) -> Answer {
+        match operation {
+            Operation::SignServerKeyExchange(request) => self.answer_signing(request),
+            Operation::LeaseRandoms(request) => self.answer_unless_told(|| self.lease(request.count)),
+            Operation::RecoverMasterSecret(request) => self.answer_unless_told(|| self.recover(&request.lease)),
+        }
+    }
+
+    fn answer_unless_told(&self, outcome: impl FnOnce() -> Outcome) -> Answer {
+        match *self.conduct.lock().unwrap() {
+            Conduct::Refuse(code) => Answer::Outcome(refusal(code)),
+            Conduct::Ignore => Answer::Nothing,
+            Conduct::Sign | Conduct::SignWrongly(_) | Conduct::HangUpOnce => Answer::Outcome(outcome()),
+        }
+    }
+
+    fn lease(&self, count: u32) -> Outcome {
+        let mut leased = self.leased.lock().unwrap();
+        let lease = |_| {
+            let server_random: [u8; 32] = rand::random();
+            leased.insert(server_random.to_vec());
+            v1::Lease { server_random: server_random.to_vec(), token: server_random.to_vec() }
+        };
+        Outcome::LeaseRandoms(v1::LeaseRandomsReply { leases: (0..count).map(lease).collect() })
+    }
+
+    /// The token, as the front of a master secret: what the edge makes of it is not looked at here.
+    fn recover(&self, token: &[u8]) -> Outcome {
+        if !self.leased.lock().unwrap().remove(token) {
+            return refusal(Code::FailedPrecondition);
+        }
+        let master_secret = [token, &[0; 16]].concat();
+        Outcome::RecoverMasterSecret(v1::RecoverMasterSecretReply { master_secret })
+    }
+
+    fn answer_signing(&self, request: &v1::SignServerKeyExchangeRequest) -> Answer {
         let mut conduct = self.conduct.lock().unwrap();
         match *conduct {
             Conduct::Sign | Conduct::SignWrongly(0) => Answer::Outcome(self.sign(request)),
@@ -111,9 +154,7 @@ impl Service {
                 let other = v1::SignServerKeyExchangeRequest { client_random: vec![0; 32], ..request.clone() };
                 Answer::Outcome(self.sign(&other))
             }
-            Conduct::Refuse(code) => {
-                Answer::Outcome(Outcome::Refusal(v1::Refusal { code: code as u32, message: "as told".to_owned() }))
-            }
+            Conduct::Refuse(code) => Answer::Outcome(refusal(code)),
             Conduct::Ignore => Answer::Nothing,
             Conduct::HangUpOnce => {
                 *conduct = Conduct::Sign;
@@ -164,7 +205,7 @@ impl KeyServer for Service {
         let service = self.clone();
         tokio::spawn(async move {
             while let Some(Ok(request)) = requests.next().await {
-                let Some(Operation::SignServerKeyExchange(operation)) = request.operation else { continue };
+                let Some(operation) = request.operation else { continue };
                 match service.answer(&operation) {
                     Answer::Outcome(outcome) => {
                         let reply = v1::ExchangeReply { id: request.id, outcome: Some(outcome), padding: Vec::new() };
@@ -182,6 +223,20 @@ impl KeyServer for Service {
         &self,
         _: Request<v1::SignServerKeyExchangeRequest>,
     ) -> Result<Response<v1::SignServerKeyExchangeReply>, Status> {
+        Err(Status::unimplemented("the edge does not use it"))
+    }
+
+    async fn lease_randoms(
+        &self,
+        _: Request<v1::LeaseRandomsRequest>,
+    ) -> Result<Response<v1::LeaseRandomsReply>, Status> {
+        Err(Status::unimplemented("the edge does not use it"))
+    }
+
+    async fn recover_master_secret(
+        &self,
+        _: Request<v1::RecoverMasterSecretRequest>,
+    ) -> Result<Response<v1::RecoverMasterSecretReply>, Status> {
         Err(Status::unimplemented("the edge does not use it"))
     }
 

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+mod client_certificates;
 mod handshakes;
 mod key_server;
+mod leases;
 mod relaying;
 mod stack;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_edge::client_auth;
 use keystead_edge::config::{Config, Limits};
 use keystead_edge::connection::Connections;
 use keystead_edge::directory::Directory;
@@ -17,8 +18,9 @@ use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel};
 use keystead_program::observe::Readiness;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -31,6 +33,7 @@ use super::key_server::TestKeyServer;
 
 const KEY_SERVER_NAME: &str = "keyserver.test";
 pub(crate) const SERVER_NAME: &str = "www.test";
+pub(crate) const SECOND_NAME: &str = "second.test";
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -45,9 +48,12 @@ pub(crate) struct Stack {
     pub(crate) tracker: TaskTracker,
     pub(crate) stop: CancellationToken,
     registry: Registry,
-    client: Arc<ClientConfig>,
+    roots: Arc<RootCertStore>,
     keys: Keys,
+    /// Where the configuration's files are.
+    pub(crate) directory: TempDir,
     _links: JoinSet<()>,
+    _lists: JoinSet<()>,
 }
 
 /// What key servers need to start.
@@ -63,6 +69,10 @@ pub(crate) struct Options {
     pub(crate) connections: usize,
     pub(crate) key_server_timeout: Duration,
     pub(crate) limits: Limits,
+    /// Further lines of the virtual host, and of further hosts.
+    pub(crate) host_lines: String,
+    /// Where the files that those lines name are.
+    pub(crate) directory: TempDir,
 }
 
 impl Default for Options {
@@ -72,7 +82,14 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(10),
             ..Limits::default()
         };
-        Self { key_servers: 1, connections: 2, key_server_timeout: Duration::from_secs(2), limits }
+        Self {
+            key_servers: 1,
+            connections: 2,
+            key_server_timeout: Duration::from_secs(2),
+            limits,
+            host_lines: String::new(),
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 }
 
@@ -115,6 +132,7 @@ impl Stack {
         let channel = ClientChannel::new(&edge);
         let key_client =
             KeyClient::new(&config.key_server, &channel, readiness.condition("key_server"), telemetry.clone()).unwrap();
+        let verifiers = config.hosts.iter().filter_map(|host| host.client_verifier.clone()).collect();
         let directory = Arc::new(Directory::new(
             config.hosts.into_iter().map(HostTemplate::new).collect(),
             key_servers.len(),
@@ -123,6 +141,8 @@ impl Stack {
             telemetry.clone(),
         ));
         let links = key_client.keep_up(&directory);
+        let mut lists = JoinSet::new();
+        lists.spawn(client_auth::keep_fresh(verifiers, Duration::from_millis(20), telemetry.clone()));
         let handshakes = Handshakes { provider: config.crypto.provider(), directory, key_client };
         let places = Arc::new(Semaphore::new(config.limits.max_connections));
         let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
@@ -139,10 +159,12 @@ impl Stack {
             tracker,
             stop,
             registry,
-            client: client_config(&authority),
+            roots: roots(&authority),
             keys,
+            directory: options.directory,
             key_servers,
             _links: links,
+            _lists: lists,
         };
         let all = i64::try_from(options.key_servers * options.connections).unwrap();
         stack.until("all connections stand", || stack.telemetry.key_server_connections.get() == all).await;
@@ -179,9 +201,19 @@ impl Stack {
     }
 
     pub(crate) async fn try_connect_to(&self, name: &'static str) -> std::io::Result<TlsStream<TcpStream>> {
+        self.try_connect_as(name, None).await
+    }
+
+    /// A client that has this certificate, if any.
+    pub(crate) async fn try_connect_as(
+        &self,
+        name: &'static str,
+        certificate: Option<&ClientCertificate>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let socket = TcpStream::connect(self.edge).await?;
         socket.set_nodelay(true)?;
-        TlsConnector::from(self.client.clone()).connect(ServerName::try_from(name).unwrap(), socket).await
+        let config = Arc::new(client_config(self.roots.clone(), certificate));
+        TlsConnector::from(config).connect(ServerName::try_from(name).unwrap(), socket).await
     }
 
     /// A connection through the edge: the client's end and the backend's.
@@ -207,7 +239,7 @@ impl Stack {
 impl Keys {
     fn new(authority: &Authority) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![SERVER_NAME.to_owned()]).unwrap();
+        let params = CertificateParams::new(vec![SERVER_NAME.to_owned(), SECOND_NAME.to_owned()]).unwrap();
         let chain = vec![params.signed_by(&key, authority).unwrap().der().to_vec()];
         let name = SanType::DnsName(KEY_SERVER_NAME.try_into().unwrap());
         Self { material: material(authority, name), key: Arc::new(key), chain }
@@ -238,25 +270,41 @@ connections = {}
 names = ["{SERVER_NAME}"]
 keys = ["key"]
 backends = ["{backend}"]
+{}
 "#,
         addresses.join(", "),
         options.key_server_timeout.as_millis(),
         options.connections,
+        options.host_lines.replace("BACKEND", &backend.to_string()),
     );
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("edge.toml");
+    let file = options.directory.path().join("edge.toml");
     std::fs::write(&file, text).unwrap();
     Config::load(&file).unwrap()
 }
 
-fn client_config(authority: &Authority) -> Arc<ClientConfig> {
+/// A client's chain and its key.
+pub(crate) struct ClientCertificate {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: KeyPair,
+}
+
+fn roots(authority: &Authority) -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
+    Arc::new(roots)
+}
+
+fn client_config(roots: Arc<RootCertStore>, certificate: Option<&ClientCertificate>) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Arc::new(config)
+        .with_root_certificates(roots);
+    match certificate {
+        None => config.with_no_client_auth(),
+        Some(ClientCertificate { chain, key }) => {
+            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            config.with_client_auth_cert(chain.clone(), key).unwrap()
+        }
+    }
 }

@@ -1,0 +1,115 @@
+//! Randoms leased beforehand, and the master secrets asked for with them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keystead_edge::key_client::{KeyClient, Lessor, Recovery};
+use keystead_tls::handshake::{Lease, MasterSecretRequest};
+use keystead_tls::{Identity, KeyServerFailure, SignatureScheme};
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::key_server::Conduct;
+use super::stack::{Options, Stack};
+
+fn key_client(stack: &Stack) -> &KeyClient {
+    &stack.connections.handshakes.key_client
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+async fn lease(stack: &Stack) -> Result<(Lease, Lessor), KeyServerFailure> {
+    key_client(stack).lease(soon()).await
+}
+
+async fn recover(
+    stack: &Stack,
+    lease: &Lease,
+    lessor: &Lessor,
+    handshake_messages: &[u8],
+) -> Result<Recovery, KeyServerFailure> {
+    let certified = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+    let chain = vec![certified.cert.der().to_vec()];
+    let identity = Arc::new(Identity::new(chain, SignatureScheme::KNOWN, None).unwrap());
+    let (identity, finished_record) = (&identity, &[0; 45]);
+    let request = MasterSecretRequest { identity, lease, handshake_messages, finished_record, server_name: None };
+    key_client(stack).recover(&request, lessor, soon()).await
+}
+
+#[tokio::test]
+async fn leases_are_there_before_they_are_needed_and_used_once() {
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    let mut seen = HashSet::new();
+    for _ in 0..1000 {
+        let (lease, _) = lease(&stack).await.unwrap();
+        assert!(seen.insert(lease.server_random));
+        // As long as a handshake takes to get here.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stack.telemetry.leases.taken.get(), 1000);
+    let waited = stack.telemetry.leases.waited.get();
+    assert!(waited <= 10, "{waited}");
+}
+
+#[tokio::test]
+async fn who_leased_is_asked_for_the_master_secret() {
+    let stack = Stack::start(Options { key_servers: 2, connections: 1, ..Options::default() }).await;
+    // More than both hold in one reserve each, so that both are used.
+    for _ in 0..20 {
+        let (lease, lessor) = lease(&stack).await.unwrap();
+        let recovered = recover(&stack, &lease, &lessor, &[0; 1000]).await.unwrap();
+        let Recovery::MasterSecret(secret) = recovered else { panic!("refused") };
+        assert!(secret.expose().starts_with(&lease.server_random));
+        assert!(matches!(recover(&stack, &lease, &lessor, &[]).await, Ok(Recovery::Refused)), "spent");
+    }
+    stack.until_metric("recoveries_total{outcome=\"recovered\"}", 20).await;
+    stack.until_metric("recoveries_total{outcome=\"refused\"}", 20).await;
+}
+
+#[tokio::test]
+async fn an_outage_is_no_refusal() {
+    let options = Options { key_server_timeout: Duration::from_millis(300), connections: 1, ..Options::default() };
+    let stack = Stack::start(options).await;
+    let (lease, lessor) = lease(&stack).await.unwrap();
+    stack.key_servers[0].conduct(Conduct::Refuse(Code::ResourceExhausted));
+    assert_eq!(recover(&stack, &lease, &lessor, &[]).await.unwrap_err(), KeyServerFailure::Overloaded);
+    stack.key_servers[0].conduct(Conduct::Ignore);
+    assert_eq!(recover(&stack, &lease, &lessor, &[]).await.unwrap_err(), KeyServerFailure::NoAnswer);
+    stack.key_servers[0].conduct(Conduct::Refuse(Code::FailedPrecondition));
+    assert!(matches!(recover(&stack, &lease, &lessor, &[]).await, Ok(Recovery::Refused)));
+}
+
+#[tokio::test]
+async fn a_request_too_long_for_the_key_server_leaves_the_connection_standing() {
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    let (lease, lessor) = lease(&stack).await.unwrap();
+    let messages = vec![0; keystead_proto::MAX_REQUEST];
+    assert_eq!(recover(&stack, &lease, &lessor, &messages).await.unwrap_err(), KeyServerFailure::Refused);
+    assert!(matches!(recover(&stack, &lease, &lessor, &[]).await, Ok(Recovery::MasterSecret(_))));
+}
+
+#[tokio::test]
+async fn a_lost_connection_takes_its_leases_along() {
+    let mut stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    let (old, lessor) = lease(&stack).await.unwrap();
+    let address = stack.kill_key_server(0).await;
+    assert!(stack.telemetry.leases.dropped.get() > 0);
+    assert_eq!(lease(&stack).await.unwrap_err(), KeyServerFailure::Unreachable);
+    stack.start_key_server(address);
+    stack.until("ready", || stack.readiness.is_ready()).await;
+    assert_eq!(recover(&stack, &old, &lessor, &[]).await.unwrap_err(), KeyServerFailure::Unreachable);
+    let (new, lessor) = lease(&stack).await.unwrap();
+    assert!(matches!(recover(&stack, &new, &lessor, &[]).await, Ok(Recovery::MasterSecret(_))));
+}
+
+#[tokio::test]
+async fn a_key_server_that_leases_nothing_fails_those_who_wait() {
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    stack.key_servers[0].conduct(Conduct::Refuse(Code::PermissionDenied));
+    assert_eq!(lease(&stack).await.unwrap_err(), KeyServerFailure::NotAuthorised);
+    stack.key_servers[0].conduct(Conduct::Sign);
+    assert!(lease(&stack).await.is_ok());
+}
