@@ -7,6 +7,7 @@ skipped=()
 # peer COMMAND PACKAGE: what provides a command on Debian and Ubuntu.
 peers=(
     "cc gcc"
+    "c++ g++"
     "openssl openssl"
     "gnutls-cli gnutls-bin"
     "curl curl"
