@@ -10,7 +10,7 @@ use super::Builder;
 /// Beside the key server's configuration.
 pub(super) const OCSP_FILE: &str = "ocsp.der";
 
-/// A kind of key, with a certificate for `localhost` and `*.localhost`.
+/// A kind of key, with a certificate for `localhost` and `*.keystead.test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyType {
     /// RSA with 2048 bits.

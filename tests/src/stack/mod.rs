@@ -11,6 +11,8 @@
 //! Every stack has a loopback address of its own, so that all can have the same ports. It ends with its value, and the
 //! programs' logs are printed when a test fails.
 
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod config;
 pub mod pki;
 mod process;
