@@ -1,6 +1,7 @@
 //! What the tests share, a part each.
 
 pub mod backend;
+pub mod certificate_status;
 pub mod client;
 pub mod conversation;
 pub mod hostile_key_server;

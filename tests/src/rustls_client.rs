@@ -21,14 +21,14 @@ pub fn config() -> ClientConfig {
     config_with(aws_lc_rs::default_provider(), &[&rustls::version::TLS12])
 }
 
-/// A client that offers one suite and one group.
-pub fn config_for(suite: CipherSuite, group: rustls::NamedGroup) -> ClientConfig {
+/// A client that offers one suite and these groups.
+pub fn config_for(suite: CipherSuite, groups: &[rustls::NamedGroup]) -> ClientConfig {
     let all = aws_lc_rs::default_provider();
     let is_chosen = |candidate: &&SupportedCipherSuite| candidate.suite() == suite;
     let suite = *all.cipher_suites.iter().find(is_chosen).expect("a suite of rustls");
-    let is_chosen = |candidate: &&&dyn SupportedKxGroup| candidate.name() == group;
-    let group = *all.kx_groups.iter().find(is_chosen).expect("a group of rustls");
-    let provider = CryptoProvider { cipher_suites: vec![suite], kx_groups: vec![group], ..all };
+    let is_chosen = |candidate: &&'static dyn SupportedKxGroup| groups.contains(&candidate.name());
+    let kx_groups = all.kx_groups.iter().copied().filter(is_chosen).collect();
+    let provider = CryptoProvider { cipher_suites: vec![suite], kx_groups, ..all };
     config_with(provider, &[&rustls::version::TLS12])
 }
 
@@ -53,8 +53,8 @@ pub fn connect(edge: &Edge, config: ClientConfig) -> std::io::Result<Connection>
 ///
 /// # Errors
 /// Those of rustls, as they come from a socket.
-pub fn connect_to(edge: &Edge, config: ClientConfig, name: &'static str) -> std::io::Result<Connection> {
-    let name = ServerName::try_from(name).expect("a server name");
+pub fn connect_to(edge: &Edge, config: ClientConfig, name: &str) -> std::io::Result<Connection> {
+    let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let mut tls = ClientConnection::new(Arc::new(config), name).expect("a configuration");
     let mut socket = edge.connect();
     while tls.is_handshaking() {

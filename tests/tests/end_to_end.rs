@@ -62,7 +62,7 @@ fn proxy_protocol_2_tells_what_was_agreed_on() {
     let host = Host::new("localhost").default().alpn(&["http/1.1"]);
     let stack = Stack::builder().host(host).start();
     let suite = rustls::CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384;
-    let mut config = rustls_client::config_for(suite, rustls::NamedGroup::secp256r1);
+    let mut config = rustls_client::config_for(suite, &[rustls::NamedGroup::secp256r1]);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut client = connect_to(stack.edge(), config, "www.keystead.test").unwrap();
     let local = client.sock.local_addr().unwrap();

@@ -87,6 +87,11 @@ impl Host {
         self.line(format!("alpn = {protocols:?}"))
     }
 
+    /// Its groups, the first preferred; all where this is left out.
+    pub fn groups(self, groups: &[&str]) -> Self {
+        self.line(format!("groups = {groups:?}"))
+    }
+
     fn line(mut self, line: String) -> Self {
         self.lines.push(line);
         self
