@@ -101,6 +101,14 @@ fn each_name_reaches_its_own_host() {
 }
 
 #[test]
+fn a_chain_may_come_from_a_file_while_the_key_stays_where_it_is() {
+    let host = Host::new("localhost").chain_from("../keyserver/localhost-rsa.pem");
+    let stack = Stack::builder().host(host).start();
+    let mut client = connect(stack.edge(), config()).unwrap();
+    assert!(fetch(&mut client).unwrap().contains("key-algorithm: RSA2048\n"));
+}
+
+#[test]
 fn backends_take_turns_and_one_that_is_down_is_passed_over() {
     let ((one, ones), (two, twos)) = (backend::manual(), backend::manual());
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -122,6 +130,7 @@ fn a_backend_that_cannot_be_reached_is_an_internal_error() {
     wire.handshake();
     let records = wire.read_to_end();
     assert_eq!(records.last().unwrap().payload, Alert::fatal(AlertDescription::INTERNAL_ERROR).encode());
+    drop(wire);
     wait_until("it is counted", || stack.edge().ended("backend_unreachable") == 1);
 }
 
@@ -442,6 +451,7 @@ fn a_backend_that_breaks_off_is_told_from_one_that_ends() {
     client.write_all(b"!").unwrap();
     let error = client.read(&mut part).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+    drop(client);
     wait_until("the reset is seen", || stack.edge().ended("backend_reset") == 1);
 }
 
@@ -465,6 +475,7 @@ fn a_connection_without_a_byte_ends_at_the_idle_timeout() {
     let records = wire.read_to_end();
     assert!(silent.elapsed() >= Duration::from_millis(400) && silent.elapsed() < PATIENCE / 2);
     assert_eq!(records[0].payload, Alert::warning(AlertDescription::CLOSE_NOTIFY).encode());
+    drop(wire);
     wait_until("it is counted", || stack.edge().ended("idle_timeout") == 1);
 }
 
@@ -483,6 +494,7 @@ fn the_handshake_deadline_is_absolute() {
     }
     assert!(began.elapsed() < Duration::from_millis(700) + PATIENCE / 4, "{:?}", began.elapsed());
     wait_until("it is counted", || stack.edge().failures("timed_out") == 1);
+    drop(wire);
     wait_until("it is gone", || stack.edge().connections() == 0);
 }
 

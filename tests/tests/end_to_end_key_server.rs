@@ -30,6 +30,8 @@ fn expect(stack: &Stack, key_server: &HostileKeyServer, behaviour: Behaviour, re
     wait_until(&format!("{behaviour:?} is counted as {reason}"), || {
         stack.edge().metric("keystead_edge_handshake_failures_total", &labels) == before + 1
     });
+    let words = format!("fault=\"key_server\" reason=\"{reason}\"");
+    wait_until(&format!("the log says {words}"), || stack.edge().process.log().contains(&words));
     key_server.behave(Behaviour::Honest);
     wait_until("handshakes work again", || is_served(stack.edge()));
 }
