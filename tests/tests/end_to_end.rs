@@ -574,6 +574,18 @@ fn two_edges_serve_with_one_key_server() {
 }
 
 #[test]
+fn edges_can_share_an_address_and_leave_it_to_one_another() {
+    let mut stack = Stack::builder().edges(2).share_address().start();
+    let served = |stack: &Stack| stack.edges().iter().map(Edge::handshakes).collect::<Vec<_>>();
+    wait_until("the kernel has chosen each edge", || is_served(stack.edge()) && !served(&stack).contains(&0));
+    stack.edges()[0].process.signal(Signal::TERM);
+    assert_eq!(stack.edges_mut()[0].process.wait().code(), Some(0));
+    for _ in 0..20 {
+        assert!(is_served(&stack.edges()[1]));
+    }
+}
+
+#[test]
 fn the_portable_cryptography_serves_every_kind_of_key() {
     let keys = KeyType::ALL;
     let hosts = keys.map(|key| Host::new(&format!("{}.keystead.test", key.name())).keys(&[key]));

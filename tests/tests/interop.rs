@@ -125,7 +125,12 @@ impl Case {
 
 /// A stack with a host for each kind of key, and one for each of them with each group.
 fn stack() -> Stack {
-    let mut builder = Stack::builder().keys(&KeyType::ALL);
+    stack_with("fast")
+}
+
+/// As [`stack`], with this cryptography.
+fn stack_with(crypto: &'static str) -> Stack {
+    let mut builder = Stack::builder().keys(&KeyType::ALL).crypto(crypto);
     for key in KeyType::ALL {
         builder = builder.host(Host::new(&format!("{}.keystead.test", key.name())).keys(&[key]));
         for group in ["x25519", "secp256r1", "secp384r1"] {
@@ -161,10 +166,19 @@ fn nameless_s_client(stack: &Stack) -> Command {
 
 #[test]
 fn openssl_agrees_on_every_suite_and_group() {
+    openssl_agrees_with("fast");
+}
+
+#[test]
+fn openssl_agrees_on_every_suite_and_group_with_the_portable_cryptography() {
+    openssl_agrees_with("portable");
+}
+
+fn openssl_agrees_with(crypto: &'static str) {
     if !is_installed("openssl", "openssl") {
         return;
     }
-    let stack = stack();
+    let stack = stack_with(crypto);
     for case in Case::all().into_iter().chain(Case::rarer()) {
         let before = case.count(stack.edge());
         let mut client = s_client(&stack, &case.host());

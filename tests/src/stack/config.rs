@@ -180,10 +180,12 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
 
 pub(super) fn edge(stack: &Builder, address: SocketAddr, metrics: SocketAddr, key_server: SocketAddr) -> String {
     let (crypto, limits, options) = (stack.crypto, stack.limits.join("\n"), stack.key_server_table.join("\n"));
+    let share = stack.share_address;
     let hosts: String = stack.hosts.iter().map(Host::table).collect();
     format!(
         "crypto = \"{crypto}\"\nstate_directory = \"state\"\n[log]\nlevel = \"debug,h2=info,sled=info\"\n\
          [limits]\n{limits}\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}[[listener]]\naddress = \"{address}\"\n\
+         reuse_port = {share}\n\
          [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n{options}\n{hosts}"
     )
 }
