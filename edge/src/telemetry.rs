@@ -254,7 +254,7 @@ mod tests {
         for line in [
             "keystead_edge_handshake_failures_total{fault=\"key_server\",reason=\"wrong_signature\"} 2\n",
             "keystead_edge_connections_ended_total{fault=\"none\",reason=\"orderly\"} 1\n",
-            "keystead_edge_connections_ended_total{fault=\"client\",reason=\"truncated\"} 1\n",
+            "keystead_edge_connections_ended_total{fault=\"client\",reason=\"connection_truncated\"} 1\n",
             "keystead_edge_connections_ended_total{fault=\"own\",reason=\"backend_unreachable\"} 1\n",
             "keystead_edge_connections_ended_total{fault=\"backend\",reason=\"backend_reset\"} 1\n",
         ] {

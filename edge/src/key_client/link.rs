@@ -1,7 +1,6 @@
 //! One connection to a key server: kept up, asked over one stream, and listened to for news.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -15,8 +14,9 @@ use keystead_proto::v1::watch_event::Event;
 use keystead_tls::KeyServerFailure;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
@@ -41,7 +41,16 @@ pub(super) struct Link {
 struct RequestStream {
     requests: mpsc::Sender<v1::ExchangeRequest>,
     pending: Pending,
-    draining: AtomicBool,
+    /// Cancelled when the key server says that it is about to stop.
+    draining: CancellationToken,
+}
+
+impl RequestStream {
+    async fn answered(&self) {
+        while self.pending.len() > 0 {
+            sleep(DRAIN_STEP).await;
+        }
+    }
 }
 
 /// What a link has to do.
@@ -68,7 +77,7 @@ impl Link {
     pub(super) fn load(&self) -> Option<Load> {
         let stream = self.stream.load();
         let stream = stream.as_ref()?;
-        Some(Load { draining: stream.draining.load(Ordering::Relaxed), in_flight: stream.pending.len() })
+        Some(Load { draining: stream.draining.is_cancelled(), in_flight: stream.pending.len() })
     }
 
     /// Asks, and waits for the answer until `deadline`.
@@ -90,11 +99,7 @@ impl Link {
         loop {
             let began = Instant::now();
             let cause = self.connect_and_serve(&directory).await;
-            if let Some(stream) = self.stream.swap(None) {
-                stream.pending.close();
-                self.standing.down();
-                told = false;
-            }
+            told &= !self.take_down();
             // Once for each time that it is gone.
             if told {
                 tracing::debug!(key_server = %self.address, %cause, "no connection to the key server");
@@ -103,8 +108,16 @@ impl Link {
             }
             told = true;
             backoff.after(began.elapsed());
-            tokio::time::sleep(backoff.pause(rand::random())).await;
+            sleep(backoff.pause(rand::random())).await;
         }
+    }
+
+    /// No request goes out on the stream from here on, and none waits for an answer. Whether there was a stream.
+    fn take_down(&self) -> bool {
+        let Some(stream) = self.stream.swap(None) else { return false };
+        stream.pending.close();
+        self.standing.down();
+        true
     }
 
     async fn connect_and_serve(&self, directory: &Arc<Directory>) -> LinkError {
@@ -121,7 +134,7 @@ impl Link {
         let replies = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
         let events = client.watch(v1::WatchRequest {}).await?.into_inner();
         let pending = Pending::new(self.max_in_flight);
-        self.stream.store(Some(Arc::new(RequestStream { requests, pending, draining: AtomicBool::new(false) })));
+        self.stream.store(Some(Arc::new(RequestStream { requests, pending, draining: CancellationToken::new() })));
         self.standing.up();
         tracing::info!(key_server = %self.address, "connected to the key server");
         Ok((replies, events))
@@ -135,6 +148,7 @@ impl Link {
             biased;
             ended = take_replies(replies, &stream.pending) => ended,
             ended = self.take_events(events, &stream, directory) => ended,
+            ended = drain(&stream) => ended,
         }
     }
 
@@ -155,7 +169,7 @@ impl Link {
                 }
                 Some(Event::Drain(_)) => {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
-                    stream.draining.store(true, Ordering::Relaxed);
+                    stream.draining.cancel();
                 }
                 // An event of a later version of the protocol.
                 None => {}
@@ -172,6 +186,8 @@ const LONGEST_EVENT: usize = 64 << 20;
 /// A key server that has stopped answering, but not closed its connections, is found out after the sum of both.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two looks at whether a key server that is about to stop owes an answer.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 fn endpoint() -> Endpoint {
     // The connector knows where to dial; the URI is a formality.
@@ -181,6 +197,14 @@ fn endpoint() -> Endpoint {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
+}
+
+/// Leaves a key server that is about to stop as soon as it owes nothing, so that it need not wait. It is asked no more
+/// where there is another.
+async fn drain(stream: &RequestStream) -> LinkError {
+    stream.draining.cancelled().await;
+    stream.answered().await;
+    LinkError::Drained
 }
 
 async fn take_replies(mut replies: Replies, pending: &Pending) -> LinkError {
@@ -239,6 +263,8 @@ enum LinkError {
     Status(Box<Status>),
     #[error("the key server ended the stream")]
     Ended,
+    #[error("the key server is about to stop")]
+    Drained,
 }
 
 impl From<Status> for LinkError {

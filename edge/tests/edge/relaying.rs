@@ -109,7 +109,7 @@ async fn a_client_that_leaves_without_close_notify_is_told_apart() {
     client.get_mut().0.shutdown().await.unwrap();
     assert_eq!(receive(&mut backend).await, b"cut");
     drop(backend);
-    stack.until_metric("connections_ended_total{fault=\"client\",reason=\"truncated\"}", 1).await;
+    stack.until_metric("connections_ended_total{fault=\"client\",reason=\"connection_truncated\"}", 1).await;
 }
 
 #[tokio::test]
