@@ -7,6 +7,7 @@ skipped=()
 # peer COMMAND PACKAGE: what provides a command on Debian and Ubuntu.
 peers=(
     "cc gcc"
+    "c++ g++"
     "openssl openssl"
     "gnutls-cli gnutls-bin"
     "curl curl"
@@ -38,6 +39,8 @@ install_peers() {
     fi
     mapfile -t missing < <(missing_peers)
     if ((${#missing[@]} > 0)); then
+        # Without it, a test whose client is missing fails.
+        export KEYSTEAD_SKIP_MISSING_CLIENTS=1
         skipped+=("tests with ${missing[*]}: not installed, and only root can install with apt")
     fi
 }

@@ -38,13 +38,14 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::register(&mut registry));
     let readiness = Readiness::new();
+    // Before anybody can ask: an endpoint without conditions is ready.
+    let identities_ready = readiness.condition("identities");
+    let key_server_ready = readiness.condition("key_server");
 
     // What runs beside the connections, for as long as they do.
     let mut background = JoinSet::new();
     observe(&config, registry, &readiness, &mut background).await.map_err(Failure::start)?;
     let (state, remembered) = open_state(&config, &telemetry).await.map_err(Failure::start)?;
-    let identities_ready = readiness.condition("identities");
-    let key_server_ready = readiness.condition("key_server");
     let key_client =
         KeyClient::new(&config.key_server, &ClientChannel::new(&material), key_server_ready, telemetry.clone())
             .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;

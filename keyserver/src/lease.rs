@@ -264,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn a_random_hangs_on_every_part_of_its_name() {
+        let (source, other) = (RandomSource::new(&mut rand::rng()), RandomSource::new(&mut rand::rng()));
+        let serial = Serial { epoch: 1, counter: 1 };
+        let randoms = [
+            source.random(&edge("one"), serial),
+            source.random(&edge("two"), serial),
+            source.random(&edge("one"), Serial { epoch: 2, ..serial }),
+            source.random(&edge("one"), Serial { counter: 2, ..serial }),
+            other.random(&edge("one"), serial),
+        ];
+        assert_eq!(HashSet::from(randoms).len(), randoms.len());
+        assert_eq!(source.random(&edge("one"), serial), randoms[0]);
+    }
+
+    #[test]
     fn a_lease_of_another_process_is_nothing() {
         let (edge, before, after) = (edge("one"), leases(8, 8), leases(8, 8));
         let lease = before.lease(&edge, 1).remove(0);

@@ -1,6 +1,14 @@
 //! What the tests share, a part each.
 
+pub mod backend;
+pub mod certificate_status;
 pub mod client;
 pub mod conversation;
+pub mod hostile_key_server;
+pub mod memory;
+pub mod rustls_client;
 pub mod server;
 pub mod signer;
+pub mod stack;
+pub mod tool;
+pub mod wire;

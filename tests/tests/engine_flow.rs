@@ -204,7 +204,7 @@ fn the_server_name_reaches_host_choice_key_server_and_summary() {
     let step = handshake.choose(&host(), &mut StdRng::seed_from_u64(1), &mut out).unwrap();
     let Step::NeedsSignature(handshake) = step else { panic!("{step:?}") };
     assert_eq!(handshake.request().server_name, Some("www.example.com"));
-    assert_eq!(out, [], "the client is sent nothing before the key server's answer");
+    assert_eq!(out, b"", "the client is sent nothing before the key server's answer");
 
     let (mut client, mut server) = (Client::default(), Server::default());
     client.offer.extensions.server_name = None;
@@ -352,7 +352,7 @@ fn each_side_closes_in_order_and_the_other_may_go_on() {
     server.feed(&[client.data(b"all"), client.alert(Alert::warning(AlertDescription::CLOSE_NOTIFY))].concat()).unwrap();
     assert!(server.is_closed_by_client());
     assert_eq!(server.take_received(), b"all");
-    assert_eq!(server.take_output(), [], "the engine leaves the answer to its caller");
+    assert_eq!(server.take_output(), b"", "the engine leaves the answer to its caller");
     server.send(b"still here");
     assert_eq!(client.read_data(&server.take_output()), b"still here");
     server.close();
@@ -450,7 +450,7 @@ fn a_wrong_signature_may_be_asked_for_again() {
     for wrong in [other_random, flipped, SignedParams { signature: Vec::new(), ..right.clone() }] {
         assert!(handshake.verify(wrong).is_err());
     }
-    assert_eq!(out, [], "the client has been sent nothing");
+    assert_eq!(out, b"", "the client has been sent nothing");
     let verified = handshake.verify(right).unwrap();
     let Ok(Step::NeedsInput(_)) = handshake.resume(verified, &mut out) else { panic!() };
     client.read_flight(&out);

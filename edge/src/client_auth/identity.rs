@@ -39,7 +39,13 @@ impl ClientIdentity {
                 GeneralName::URI(name) => identity.uris.push((*name).to_owned()),
                 GeneralName::RFC822Name(name) => identity.emails.push((*name).to_owned()),
                 // No rule asks for the others.
-                _ => {}
+                GeneralName::OtherName(..)
+                | GeneralName::X400Address(_)
+                | GeneralName::DirectoryName(_)
+                | GeneralName::EDIPartyName(_)
+                | GeneralName::IPAddress(_)
+                | GeneralName::RegisteredID(_)
+                | GeneralName::Invalid(..) => {}
             }
         }
         Some(identity)

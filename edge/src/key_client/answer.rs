@@ -112,10 +112,10 @@ pub(super) fn recovery(outcome: Outcome) -> Result<Recovery, KeyServerFailure> {
             reply.master_secret.zeroize();
             master_secret.map(Recovery::MasterSecret).map_err(|_| KeyServerFailure::Refused)
         }
-        Outcome::Refusal(refusal) => match failure(code(&refusal)) {
-            KeyServerFailure::Refused => Ok(Recovery::Refused),
-            outage => Err(outage),
-        },
+        Outcome::Refusal(refusal) => {
+            let failure = failure(code(&refusal));
+            if failure == KeyServerFailure::Refused { Ok(Recovery::Refused) } else { Err(failure) }
+        }
         Outcome::SignServerKeyExchange(_) | Outcome::LeaseRandoms(_) => Err(KeyServerFailure::Refused),
     }
 }

@@ -1,33 +1,24 @@
 //! One connection to a key server: kept up, asked over one stream, and listened to for news.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use keystead_program::channel::{Connector, HostPort};
-use keystead_proto::MAX_REQUEST;
-use keystead_proto::pad::Pad;
 use keystead_proto::v1;
-use keystead_proto::v1::exchange_reply::Outcome;
-use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_client::KeyServerClient;
 use keystead_proto::v1::watch_event::Event;
 use keystead_tls::KeyServerFailure;
-use keystead_tls::handshake::Lease;
-use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Status, Streaming};
 
-use super::answer;
 use super::backoff::Backoff;
-use super::leases::Leases;
-use super::pending::Pending;
 use super::standing::Standing;
+use super::stream::RequestStream;
 use crate::directory::{Directory, ServerIndex};
 use crate::telemetry::LeaseTelemetry;
 
@@ -42,15 +33,6 @@ pub(super) struct Link {
     stream: ArcSwapOption<RequestStream>,
     standing: Arc<Standing>,
     lease_telemetry: LeaseTelemetry,
-}
-
-/// One connection's stream of requests, and what belongs to the process at its other end.
-#[derive(Debug)]
-pub(super) struct RequestStream {
-    requests: mpsc::Sender<v1::ExchangeRequest>,
-    pending: Pending,
-    leases: Leases,
-    draining: AtomicBool,
 }
 
 /// What a link has to do.
@@ -81,8 +63,7 @@ impl Link {
     pub(super) fn load(&self) -> Option<Load> {
         let stream = self.stream.load();
         let stream = stream.as_ref()?;
-        let (draining, in_flight) = (stream.draining.load(Ordering::Relaxed), stream.pending.len());
-        Some(Load { draining, in_flight, leases: stream.leases.len() })
+        Some(Load { draining: stream.is_draining(), in_flight: stream.in_flight(), leases: stream.leases() })
     }
 
     /// The stream of requests.
@@ -100,12 +81,7 @@ impl Link {
         loop {
             let began = Instant::now();
             let cause = self.connect_and_serve(&directory).await;
-            if let Some(stream) = self.stream.swap(None) {
-                stream.pending.close();
-                stream.leases.close();
-                self.standing.down();
-                told = false;
-            }
+            told &= !self.take_down();
             // Once for each time that it is gone.
             if told {
                 tracing::debug!(key_server = %self.address, %cause, "no connection to the key server");
@@ -114,8 +90,16 @@ impl Link {
             }
             told = true;
             backoff.after(began.elapsed());
-            tokio::time::sleep(backoff.pause(rand::random())).await;
+            sleep(backoff.pause(rand::random())).await;
         }
+    }
+
+    /// No request goes out on the stream from here on, and none waits for an answer. Whether there was a stream.
+    fn take_down(&self) -> bool {
+        let Some(stream) = self.stream.swap(None) else { return false };
+        stream.close();
+        self.standing.down();
+        true
     }
 
     async fn connect_and_serve(&self, directory: &Arc<Directory>) -> LinkError {
@@ -131,9 +115,8 @@ impl Link {
         let (requests, outgoing) = mpsc::channel(self.max_in_flight);
         let replies = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
         let events = client.watch(v1::WatchRequest {}).await?.into_inner();
-        let (pending, leases) = (Pending::new(self.max_in_flight), Leases::new(self.lease_telemetry.clone()));
-        let draining = AtomicBool::new(false);
-        self.stream.store(Some(Arc::new(RequestStream { requests, pending, leases, draining })));
+        let stream = RequestStream::new(requests, self.max_in_flight, self.lease_telemetry.clone());
+        self.stream.store(Some(Arc::new(stream)));
         self.standing.up();
         tracing::info!(key_server = %self.address, "connected to the key server");
         Ok((replies, events))
@@ -145,8 +128,9 @@ impl Link {
         };
         tokio::select! {
             biased;
-            ended = take_replies(replies, &stream.pending) => ended,
+            ended = take_replies(replies, &stream) => ended,
             ended = self.take_events(events, &stream, directory) => ended,
+            ended = drain(&stream) => ended,
             ended = self.keep_leases(&stream) => ended,
         }
     }
@@ -155,21 +139,15 @@ impl Link {
     async fn keep_leases(&self, stream: &Arc<RequestStream>) -> LinkError {
         let mut told = false;
         loop {
-            let count = stream.leases.batch_wanted().await;
-            match stream.lease(count).await {
-                Ok(batch) => {
-                    stream.leases.add(batch);
-                    told = false;
-                }
-                Err(failure) => {
-                    if !told {
-                        tracing::warn!(key_server = %self.address, reason = failure.reason(), "no leases");
-                    }
-                    told = true;
-                    stream.leases.fail(failure);
-                    tokio::time::sleep(LEASE_PAUSE).await;
-                }
+            let Err(failure) = stream.lease_batch().await else {
+                told = false;
+                continue;
+            };
+            if !told {
+                tracing::warn!(key_server = %self.address, reason = failure.reason(), "no leases");
             }
+            told = true;
+            sleep(LEASE_PAUSE).await;
         }
     }
 
@@ -190,7 +168,7 @@ impl Link {
                 }
                 Some(Event::Drain(_)) => {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
-                    stream.draining.store(true, Ordering::Relaxed);
+                    stream.drain();
                 }
                 // An event of a later version of the protocol.
                 None => {}
@@ -199,36 +177,6 @@ impl Link {
     }
 }
 
-impl RequestStream {
-    /// Asks, and waits for the answer until `deadline`.
-    pub(super) async fn ask(
-        self: &Arc<Self>,
-        operation: Operation,
-        deadline: Instant,
-    ) -> Result<Outcome, KeyServerFailure> {
-        let (waiting, answer) = Waiting::begin(self.clone())?;
-        waiting.send(operation, deadline)?;
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_lost)) => Err(KeyServerFailure::Unreachable),
-            Err(_elapsed) => Err(KeyServerFailure::NoAnswer),
-        }
-    }
-
-    /// A lease from the reserve, or from the next batch if it comes before `deadline`.
-    pub(super) async fn take_lease(&self, deadline: Instant) -> Result<Lease, KeyServerFailure> {
-        self.leases.take(deadline).await
-    }
-
-    async fn lease(self: &Arc<Self>, count: u32) -> Result<Vec<Lease>, KeyServerFailure> {
-        let operation = Operation::LeaseRandoms(v1::LeaseRandomsRequest { count });
-        let outcome = self.ask(operation, Instant::now() + LEASE_TIMEOUT).await?;
-        answer::leases(outcome, count)
-    }
-}
-
-/// For a batch, which costs a key server next to nothing.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Before the next batch is asked for, after one did not come.
 const LEASE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -251,54 +199,25 @@ fn endpoint() -> Endpoint {
         .initial_connection_window_size(4 << 20)
 }
 
-async fn take_replies(mut replies: Replies, pending: &Pending) -> LinkError {
+/// Leaves a key server that is about to stop as soon as it owes nothing, so that it need not wait. It is asked no more
+/// where there is another.
+async fn drain(stream: &RequestStream) -> LinkError {
+    stream.drained().await;
+    LinkError::Drained
+}
+
+async fn take_replies(mut replies: Replies, stream: &RequestStream) -> LinkError {
     loop {
         match replies.message().await {
             // A reply without an outcome is of a later version of the protocol; its request runs out of time.
             Ok(Some(reply)) => {
                 if let Some(outcome) = reply.outcome {
-                    pending.answer(reply.id, outcome);
+                    stream.answer(reply.id, outcome);
                 }
             }
             Ok(None) => return LinkError::Ended,
             Err(status) => return status.into(),
         }
-    }
-}
-
-/// A request that waits for its answer; when dropped, its place is free again.
-struct Waiting {
-    stream: Arc<RequestStream>,
-    id: u64,
-}
-
-impl Waiting {
-    fn begin(stream: Arc<RequestStream>) -> Result<(Self, oneshot::Receiver<Outcome>), KeyServerFailure> {
-        let (id, answer) = stream.pending.insert()?;
-        Ok((Self { stream, id }, answer))
-    }
-
-    fn send(&self, operation: Operation, deadline: Instant) -> Result<(), KeyServerFailure> {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        // 0 would leave the limit to the key server.
-        let timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-        let mut request =
-            v1::ExchangeRequest { id: self.id, timeout_ms, operation: Some(operation), padding: Vec::new() };
-        request.pad();
-        // It would end the stream, and every other request with it.
-        if request.encoded_len() > MAX_REQUEST {
-            return Err(KeyServerFailure::Refused);
-        }
-        self.stream.requests.try_send(request).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => KeyServerFailure::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => KeyServerFailure::Unreachable,
-        })
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.stream.pending.forget(self.id);
     }
 }
 
@@ -311,6 +230,8 @@ enum LinkError {
     Status(Box<Status>),
     #[error("the key server ended the stream")]
     Ended,
+    #[error("the key server is about to stop")]
+    Drained,
 }
 
 impl From<Status> for LinkError {

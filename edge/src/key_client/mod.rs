@@ -7,6 +7,7 @@ mod link;
 mod pending;
 mod recover;
 mod standing;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +29,7 @@ use link::{Link, Load};
 use standing::Standing;
 
 pub use answer::Recovery;
-pub use recover::Lessor;
+pub use stream::Lessor;
 
 /// Asks key servers for signatures, and for the randoms and master secrets of RSA key transport.
 #[derive(Debug)]

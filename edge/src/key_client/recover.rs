@@ -9,12 +9,9 @@ use tokio::time::Instant;
 
 use super::KeyClient;
 use super::answer::{self, Recovery};
-use super::link::{Link, Load, RequestStream};
+use super::link::{Link, Load};
+use super::stream::Lessor;
 use crate::telemetry::Recovered;
-
-/// Who leased a random, and alone can recover the master secret of the handshake that was given it.
-#[derive(Clone, Debug)]
-pub struct Lessor(Arc<RequestStream>);
 
 impl KeyClient {
     /// A leased random, by `deadline` and in no more than the configured time.
@@ -24,9 +21,8 @@ impl KeyClient {
     pub async fn lease(&self, deadline: Instant) -> Result<(Lease, Lessor), KeyServerFailure> {
         let deadline = deadline.min(Instant::now() + self.timeout);
         let taken = async {
-            let stream = self.pick_lessor().ok_or(KeyServerFailure::Unreachable)?.stream()?;
-            let lease = stream.take_lease(deadline).await?;
-            Ok((lease, Lessor(stream)))
+            let link = self.pick_lessor().ok_or(KeyServerFailure::Unreachable)?;
+            link.stream()?.lease(deadline).await
         };
         taken.await.inspect_err(|failure| self.telemetry.key_server_failed(*failure))
     }
@@ -44,7 +40,7 @@ impl KeyClient {
     ) -> Result<Recovery, KeyServerFailure> {
         let began = Instant::now();
         let operation = Operation::RecoverMasterSecret(answer::recover_question(request));
-        let outcome = lessor.0.ask(operation, deadline.min(began + self.timeout)).await;
+        let outcome = lessor.stream().ask(operation, deadline.min(began + self.timeout)).await;
         let recovery = outcome.and_then(answer::recovery);
         match &recovery {
             Ok(answered) => {

@@ -10,7 +10,7 @@ use super::Builder;
 /// Beside the key server's configuration.
 pub(super) const OCSP_FILE: &str = "ocsp.der";
 
-/// A kind of key, with a certificate for `localhost` and `*.localhost`.
+/// A kind of key, with a certificate for `localhost` and `*.keystead.test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyType {
     /// RSA with 2048 bits.
@@ -49,6 +49,8 @@ pub struct Host {
     names: Vec<String>,
     default: bool,
     keys: Vec<KeyType>,
+    /// Whether it shows the chains that the key server has for its keys.
+    asks_for_chains: bool,
     backends: Vec<SocketAddr>,
     lines: Vec<String>,
 }
@@ -56,7 +58,14 @@ pub struct Host {
 impl Host {
     /// A host that answers to `name`, on the stack's backend with a PROXY header of version 2.
     pub fn new(name: &str) -> Self {
-        Self { names: vec![name.to_owned()], default: false, keys: Vec::new(), backends: Vec::new(), lines: Vec::new() }
+        Self {
+            names: vec![name.to_owned()],
+            default: false,
+            keys: Vec::new(),
+            asks_for_chains: true,
+            backends: Vec::new(),
+            lines: Vec::new(),
+        }
     }
 
     /// Makes it the host of clients that ask for other names or for none.
@@ -69,6 +78,12 @@ impl Host {
     pub fn keys(mut self, keys: &[KeyType]) -> Self {
         self.keys = keys.to_vec();
         self
+    }
+
+    /// Shows the chain in this file, relative to the edge's directory, in place of what the key server tells.
+    pub fn chain_from(mut self, file: &str) -> Self {
+        self.asks_for_chains = false;
+        self.line(format!("certificates = [{{ chain = {file:?} }}]"))
     }
 
     /// Its backends. They get no PROXY header unless [`Self::proxy_protocol`] says so.
@@ -87,6 +102,11 @@ impl Host {
         self.line(format!("alpn = {protocols:?}"))
     }
 
+    /// Its groups, the first preferred; all where this is left out.
+    pub fn groups(self, groups: &[&str]) -> Self {
+        self.line(format!("groups = {groups:?}"))
+    }
+
     fn line(mut self, line: String) -> Self {
         self.lines.push(line);
         self
@@ -98,7 +118,7 @@ impl Host {
 
     /// Fills in what was left open.
     pub(super) fn complete(&mut self, keys: &[KeyType], backend: SocketAddr) {
-        if self.keys.is_empty() {
+        if self.keys.is_empty() && self.asks_for_chains {
             self.keys = keys.to_vec();
         }
         if self.backends.is_empty() {
@@ -110,7 +130,7 @@ impl Host {
     }
 
     fn table(&self) -> String {
-        let Self { names, default, keys, backends, lines } = self;
+        let Self { names, default, keys, backends, lines, asks_for_chains: _ } = self;
         let keys: Vec<_> = keys.iter().map(|key| key.name()).collect();
         let backends: Vec<_> = backends.iter().map(ToString::to_string).collect();
         let lines = lines.join("\n");
@@ -160,10 +180,12 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
 
 pub(super) fn edge(stack: &Builder, address: SocketAddr, metrics: SocketAddr, key_server: SocketAddr) -> String {
     let (crypto, limits, options) = (stack.crypto, stack.limits.join("\n"), stack.key_server_table.join("\n"));
+    let share = stack.share_address;
     let hosts: String = stack.hosts.iter().map(Host::table).collect();
     format!(
         "crypto = \"{crypto}\"\nstate_directory = \"state\"\n[log]\nlevel = \"debug,h2=info,sled=info\"\n\
          [limits]\n{limits}\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}[[listener]]\naddress = \"{address}\"\n\
+         reuse_port = {share}\n\
          [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n{options}\n{hosts}"
     )
 }

@@ -11,6 +11,8 @@
 //! Every stack has a loopback address of its own, so that all can have the same ports. It ends with its value, and the
 //! programs' logs are printed when a test fails.
 
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod config;
 pub mod pki;
 mod process;
@@ -70,6 +72,7 @@ pub struct Builder {
     hosts: Vec<Host>,
     crypto: &'static str,
     edges: usize,
+    share_address: bool,
     limits: Vec<String>,
     key_server_table: Vec<String>,
     key_server: Option<SocketAddr>,
@@ -85,6 +88,7 @@ impl Stack {
             hosts: Vec::new(),
             crypto: "fast",
             edges: 1,
+            share_address: false,
             limits: Vec::new(),
             key_server_table: Vec::new(),
             key_server: None,
@@ -110,6 +114,11 @@ impl Stack {
     /// All edges.
     pub fn edges(&self) -> &[Edge] {
         &self.edges
+    }
+
+    /// All edges.
+    pub fn edges_mut(&mut self) -> &mut [Edge] {
+        &mut self.edges
     }
 
     /// The key server.
@@ -195,6 +204,12 @@ impl Builder {
         self
     }
 
+    /// Has all edges listen on one address (`SO_REUSEPORT`).
+    pub fn share_address(mut self) -> Self {
+        self.share_address = true;
+        self
+    }
+
     /// A line of the edges' `[limits]`: a number, or a duration.
     pub fn limit(mut self, name: &str, value: &str) -> Self {
         self.limits.push(config::line(name, value));
@@ -259,7 +274,8 @@ impl Builder {
         });
         let asked = self.key_server.unwrap_or(key_server_address);
         let edges = edge_names.iter().zip(0..).map(|(name, position)| {
-            let (address, metrics) = (at(8443 + position), at(9453 + position));
+            let port = if self.share_address { 8443 } else { 8443 + position };
+            let (address, metrics) = (at(port), at(9453 + position));
             let table = config::edge(&self, address, metrics, asked);
             let file = write(directory.path(), &format!("edge-{name}/edge.toml"), &table);
             let process =

@@ -1,7 +1,8 @@
 //! Certificates: those of the local stack, and served ones with the other kinds of keys. They are made once and kept
 //! beside the programs, since RSA keys take their time.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -10,10 +11,15 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsag
 
 use super::{EDGE_NAMES, programs};
 
+/// The names in every served certificate. NSS and rustls take no wildcard with fewer than two labels behind it.
+const SERVED: [&str; 4] = ["localhost", "*.keystead.test", "127.0.0.1", "::1"];
+
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
     let _lock = programs::lock("pki");
     let directory = programs::target_directory().join("keystead-tests-pki");
-    let made = Deployment::localhost(EDGE_NAMES).provide(&directory).expect("certificates");
+    let served = SERVED.map(String::from).to_vec();
+    let deployment = Deployment { served, ..Deployment::localhost(EDGE_NAMES) };
+    let made = deployment.provide(&directory).expect("certificates");
     for (suffix, algorithm) in [("p384", &rcgen::PKCS_ECDSA_P384_SHA384), ("ed25519", &rcgen::PKCS_ED25519)] {
         if !made.is_empty() || !directory.join(format!("keyserver/localhost-{suffix}.key")).exists() {
             certify(&directory, suffix, algorithm);
@@ -33,8 +39,7 @@ fn certify(directory: &Path, suffix: &str, algorithm: &'static rcgen::SignatureA
     let issuer = Issuer::from_ca_cert_pem(&read("ca.pem"), key).expect("the authority");
 
     let key = KeyPair::generate_for(algorithm).expect("a key");
-    let names = ["localhost", "*.localhost", "127.0.0.1"].map(String::from);
-    let mut parameters = CertificateParams::new(names).expect("names");
+    let mut parameters = CertificateParams::new(SERVED.map(String::from)).expect("names");
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     parameters.use_authority_key_identifier_extension = true;
@@ -42,7 +47,9 @@ fn certify(directory: &Path, suffix: &str, algorithm: &'static rcgen::SignatureA
     let stem = directory.join(format!("keyserver/localhost-{suffix}"));
     fs::write(stem.with_extension("pem"), certificate.pem()).expect("written");
     // Last, since it is what tells that both are there.
-    fs::write(stem.with_extension("key"), key.serialize_pem()).expect("written");
+    let key_file = stem.with_extension("key");
+    fs::write(&key_file, key.serialize_pem()).expect("written");
+    fs::set_permissions(&key_file, Permissions::from_mode(0o600)).expect("nobody else reads it");
 }
 
 /// Copies what programs and clients need to `target`: not the authorities' keys.

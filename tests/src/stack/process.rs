@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, kill_process};
 pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 use super::wait_until;
 
@@ -52,6 +52,15 @@ impl Process {
         kill_process(pid, signal).expect("the process exists");
     }
 
+    /// Stops it with SIGSTOP, and waits until it stands still.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        wait_until(&format!("{} stands still", self.name), || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process exists");
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        });
+    }
+
     /// Kills it and waits until it is gone.
     pub fn kill(&mut self) {
         // Fails for a process that has ended, which is what is wanted.
@@ -72,9 +81,14 @@ impl Process {
 
     /// Starts it again, and waits until it is ready.
     pub fn restart(&mut self) {
+        self.start_again();
+        self.wait_ready();
+    }
+
+    /// Starts it again.
+    pub fn start_again(&mut self) {
         self.kill();
         self.child = spawn(&mut self.command, &self.log);
-        self.wait_ready();
     }
 
     /// Waits until it says that it is ready.

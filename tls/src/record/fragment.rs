@@ -13,11 +13,13 @@ pub struct Sealer {
     protection: Option<Protection>,
     version: ProtocolVersion,
     max_protected: usize,
+    /// A close_notify or a fatal alert is sent, and nothing follows one (RFC 5246 §7.2.1).
+    ended: bool,
 }
 
 impl Default for Sealer {
     fn default() -> Self {
-        Self { protection: None, version: ProtocolVersion::TLS_1_2, max_protected: MAX_PLAINTEXT }
+        Self { protection: None, version: ProtocolVersion::TLS_1_2, max_protected: MAX_PLAINTEXT, ended: false }
     }
 }
 
@@ -93,14 +95,19 @@ impl Sealer {
         protection.seal(content_type, self.version, fragment)
     }
 
-    /// Appends an alert: close_notify and the warnings of RFC 5246 §7.2 as such, all others as fatal.
+    /// Appends an alert: close_notify and no_renegotiation as warnings, all others as fatal. Behind a close_notify or a
+    /// fatal alert it appends nothing.
     pub(crate) fn alert(&mut self, description: AlertDescription, out: &mut Vec<u8>) {
+        if self.ended {
+            return;
+        }
         let alert = match description {
             AlertDescription::CLOSE_NOTIFY | AlertDescription::NO_RENEGOTIATION => Alert::warning(description),
             _ => Alert::fatal(description),
         };
         // A key with no record left even for an alert has nothing more to say.
         let _ = self.seal(ContentType::ALERT, &alert.encode(), out);
+        self.ended = description != AlertDescription::NO_RENEGOTIATION;
     }
 }
 
@@ -116,6 +123,15 @@ mod tests {
         let (first, second) = out.split_at(HEADER_LENGTH + MAX_PLAINTEXT);
         assert!(first.starts_with(&[22, 3, 3, 0x40, 0, 7]));
         assert_eq!(second, [22, 3, 3, 0, 1, 7]);
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        let (mut sealer, mut out) = (Sealer::default(), Vec::new());
+        sealer.alert(AlertDescription::NO_RENEGOTIATION, &mut out);
+        sealer.alert(AlertDescription::CLOSE_NOTIFY, &mut out);
+        sealer.alert(AlertDescription::UNEXPECTED_MESSAGE, &mut out);
+        assert_eq!(out, [21, 3, 3, 0, 2, 1, 100, 21, 3, 3, 0, 2, 1, 0]);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use keystead_tls::crypto::{FAST, PORTABLE};
 use keystead_tls::handshake::Lease;
 use keystead_tls::message::{certificate, certificate_status, server_hello_done};
+use keystead_tls::{CipherSuite, SignatureScheme};
 
 use super::*;
+use crate::custody::{Custody, SigningFailed};
 use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES};
 use crate::fixture::{EDGE_ONE, EDGE_TWO};
 use crate::lease::LeaseLimits;
@@ -30,6 +32,16 @@ impl KeyServer {
 
     fn good(&self, form: Form) -> Conversation {
         Conversation::good(form, &self.key, &self.lease())
+    }
+
+    /// The hellos of two handshakes in one, whose Finished is by the rule of a third.
+    fn mixed(&self, client: Form, server: Form, rule: Form) -> RecoverMasterSecret {
+        let lease = self.lease();
+        let mut conversation = Conversation::good(rule, &self.key, &lease);
+        conversation.messages[0] = Conversation::good(client, &self.key, &lease).messages[0].clone();
+        conversation.messages[1] = Conversation::good(server, &self.key, &lease).messages[1].clone();
+        conversation.adopt_client_random();
+        conversation.request()
     }
 
     fn ask(&self, request: &RecoverMasterSecret) -> Result<MasterSecret, Refusal> {
@@ -229,11 +241,9 @@ fn what_does_not_fit_together_is_refused_also_with_a_finished_to_match() {
         conversation.messages[2].clear();
         certificate::write(&chain, &mut conversation.messages[2]);
     };
-    let cases: [(&str, Spoil); 10] = [
-        ("ClientHello of TLS 1.1", |conversation| conversation.messages[0][5] = 2),
+    let cases: [(&str, Spoil); 8] = [
         ("ServerHello of TLS 1.1", |conversation| conversation.messages[1][5] = 2),
         ("a suite of ECDHE", |conversation| conversation.messages[1][39..41].copy_from_slice(&[0xc0, 0x2f])),
-        ("a suite that was not offered", |conversation| conversation.messages[1][40] = 0x9d),
         ("an unknown suite", |conversation| conversation.messages[1][39..41].copy_from_slice(&[0x0a, 0x0a])),
         ("another certificate", other_certificate),
         ("no certificate", |conversation| {
@@ -268,15 +278,7 @@ fn what_does_not_fit_together_is_refused_also_with_a_finished_to_match() {
 #[test]
 fn extended_master_secret_is_not_taken_away() {
     let key_server = KeyServer::new();
-    // The hellos of two handshakes in one, whose Finished is by the rule of a third.
-    let mixed = |client: Form, server: Form, rule: Form| {
-        let lease = key_server.lease();
-        let mut conversation = Conversation::good(rule, &key_server.key, &lease);
-        conversation.messages[0] = Conversation::good(client, &key_server.key, &lease).messages[0].clone();
-        conversation.messages[1] = Conversation::good(server, &key_server.key, &lease).messages[1].clone();
-        conversation.adopt_client_random();
-        key_server.ask(&conversation.request()).map(|_| ())
-    };
+    let mixed = |client, server, rule| key_server.ask(&key_server.mixed(client, server, rule)).map(|_| ());
     let (without, with) = (Form::PLAIN, Form { extended_master_secret: true, ..Form::PLAIN });
     for rule in [without, with] {
         assert_eq!(mixed(rule, rule, rule), Ok(()));
@@ -285,6 +287,53 @@ fn extended_master_secret_is_not_taken_away() {
     }
     assert_eq!(mixed(with, with, without), Err(Refusal::KeyTransportRefused));
     assert_eq!(mixed(without, without, with), Err(Refusal::KeyTransportRefused));
+}
+
+#[test]
+fn a_suite_that_was_not_offered_is_refused() {
+    let key_server = KeyServer::new();
+    let other = Form { suite: CipherSuite::RSA_WITH_AES_256_GCM_SHA384, ..Form::PLAIN };
+    assert!(key_server.ask(&key_server.mixed(other, other, other)).is_ok());
+    key_server.refuses(&key_server.mixed(Form::PLAIN, other, other), "the other suite");
+}
+
+#[test]
+fn a_client_that_does_not_speak_tls_1_2_is_refused() {
+    let key_server = KeyServer::new();
+    for (minor, spoken) in [(3, true), (2, false)] {
+        let mut block = key_transport::good_block();
+        block[209] = minor;
+        let mut conversation = Conversation::with_block(Form::PLAIN, &key_server.key, &key_server.lease(), &block);
+        conversation.messages[0][5] = minor;
+        assert_eq!(key_server.ask(&conversation.request()).is_ok(), spoken, "03 0{minor}");
+    }
+}
+
+/// A key of which every ciphertext decrypts to the same good block.
+struct AlwaysGood(Vec<u8>);
+
+impl Custody for AlwaysGood {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        Err(SigningFailed)
+    }
+
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        assert_eq!(ciphertext.len(), self.0.len());
+        Ok(Zeroizing::new(self.0.clone()))
+    }
+}
+
+#[test]
+fn what_stands_in_for_a_ciphertext_out_of_range_never_counts() {
+    let mut key_server = KeyServer::new();
+    let block = key_transport::good_block();
+    let same = block.clone();
+    key_server.key = key_server.key.kept_by(|_| Box::new(AlwaysGood(same)));
+    for (ciphertext, counts) in [(vec![5; 256], true), (vec![5; 255], false), (vec![0; 256], false), (vec![], false)] {
+        let (key, lease) = (&key_server.key, key_server.lease());
+        let conversation = Conversation::with_ciphertext(Form::PLAIN, key, &lease, &ciphertext, &block[208..]);
+        assert_eq!(key_server.ask(&conversation.request()).is_ok(), counts, "{ciphertext:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,184 @@
+//! One connection's stream of requests, with what belongs to the process at its other end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use keystead_proto::MAX_REQUEST;
+use keystead_proto::pad::Pad;
+use keystead_proto::v1;
+use keystead_proto::v1::exchange_reply::Outcome;
+use keystead_proto::v1::exchange_request::Operation;
+use keystead_tls::KeyServerFailure;
+use keystead_tls::handshake::Lease;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::answer;
+use super::leases::Leases;
+use super::pending::Pending;
+use crate::telemetry::LeaseTelemetry;
+
+/// The stream of requests of one connection, for as long as that stands.
+#[derive(Debug)]
+pub(super) struct RequestStream {
+    requests: mpsc::Sender<v1::ExchangeRequest>,
+    pending: Pending,
+    leases: Leases,
+    /// Handshakes that have a lease and will ask for its master secret.
+    lessees: AtomicUsize,
+    /// Cancelled when the key server says that it is about to stop.
+    draining: CancellationToken,
+}
+
+impl RequestStream {
+    pub(super) fn new(
+        requests: mpsc::Sender<v1::ExchangeRequest>,
+        max_in_flight: usize,
+        lease_telemetry: LeaseTelemetry,
+    ) -> Self {
+        Self {
+            requests,
+            pending: Pending::new(max_in_flight),
+            leases: Leases::new(lease_telemetry),
+            lessees: AtomicUsize::new(0),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Asks, and waits for the answer until `deadline`.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Outcome, KeyServerFailure> {
+        let (waiting, answer) = Waiting::begin(self.clone())?;
+        waiting.send(operation, deadline)?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_lost)) => Err(KeyServerFailure::Unreachable),
+            Err(_elapsed) => Err(KeyServerFailure::NoAnswer),
+        }
+    }
+
+    /// An answer has come.
+    pub(super) fn answer(&self, id: u64, outcome: Outcome) {
+        self.pending.answer(id, outcome);
+    }
+
+    /// Requests without an answer.
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// A lease from the reserve, or from the next batch if it comes before `deadline`.
+    pub(super) async fn lease(self: Arc<Self>, deadline: Instant) -> Result<(Lease, Lessor), KeyServerFailure> {
+        let lessor = Lessor::new(self);
+        let lease = lessor.0.leases.take(deadline).await?;
+        Ok((lease, lessor))
+    }
+
+    /// Leases at hand.
+    pub(super) fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Waits until a batch of leases is wanted, and asks for it.
+    pub(super) async fn lease_batch(self: &Arc<Self>) -> Result<(), KeyServerFailure> {
+        let count = self.leases.batch_wanted().await;
+        let operation = Operation::LeaseRandoms(v1::LeaseRandomsRequest { count });
+        let outcome = self.ask(operation, Instant::now() + LEASE_TIMEOUT).await;
+        let batch = outcome.and_then(|outcome| answer::leases(outcome, count));
+        self.leases.add(batch.inspect_err(|failure| self.leases.fail(*failure))?);
+        Ok(())
+    }
+
+    /// The key server is about to stop.
+    pub(super) fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Whether the key server is about to stop.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Waits until the key server is about to stop and owes nothing.
+    pub(super) async fn drained(&self) {
+        self.draining.cancelled().await;
+        while self.pending.len() > 0 || self.lessees.load(Ordering::Relaxed) > 0 {
+            sleep(DRAIN_STEP).await;
+        }
+    }
+
+    /// The connection is lost, and with it every answer and every lease.
+    pub(super) fn close(&self) {
+        self.pending.close();
+        self.leases.close();
+    }
+}
+
+/// For a batch, which costs a key server next to nothing.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two looks at whether a key server that is about to stop owes an answer.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// Who leased a random, and alone can recover the master secret of the handshake that was given it.
+#[derive(Debug)]
+pub struct Lessor(Arc<RequestStream>);
+
+impl Lessor {
+    fn new(stream: Arc<RequestStream>) -> Self {
+        stream.lessees.fetch_add(1, Ordering::Relaxed);
+        Self(stream)
+    }
+
+    /// The stream to ask on.
+    pub(super) fn stream(&self) -> &Arc<RequestStream> {
+        &self.0
+    }
+}
+
+impl Drop for Lessor {
+    fn drop(&mut self) {
+        self.0.lessees.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that waits for its answer; when dropped, its place is free again.
+struct Waiting {
+    stream: Arc<RequestStream>,
+    id: u64,
+}
+
+impl Waiting {
+    fn begin(stream: Arc<RequestStream>) -> Result<(Self, oneshot::Receiver<Outcome>), KeyServerFailure> {
+        let (id, answer) = stream.pending.insert()?;
+        Ok((Self { stream, id }, answer))
+    }
+
+    fn send(&self, operation: Operation, deadline: Instant) -> Result<(), KeyServerFailure> {
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        // 0 would leave the limit to the key server.
+        let timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+        let mut request =
+            v1::ExchangeRequest { id: self.id, timeout_ms, operation: Some(operation), padding: Vec::new() };
+        request.pad();
+        // It would end the stream, and every other request with it.
+        if request.encoded_len() > MAX_REQUEST {
+            return Err(KeyServerFailure::Refused);
+        }
+        self.stream.requests.try_send(request).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => KeyServerFailure::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => KeyServerFailure::Unreachable,
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.stream.pending.forget(self.id);
+    }
+}

@@ -1,0 +1,80 @@
+//! rustls as a client of an edge.
+
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedCipherSuite};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use crate::stack::{Edge, pki};
+
+/// A connection of rustls.
+pub type Connection = StreamOwned<ClientConnection, TcpStream>;
+
+/// A client with TLS 1.2, all suites, and the authority of every stack.
+pub fn config() -> ClientConfig {
+    config_with(aws_lc_rs::default_provider(), &[&rustls::version::TLS12])
+}
+
+/// A client that offers one suite and these groups.
+pub fn config_for(suite: CipherSuite, groups: &[rustls::NamedGroup]) -> ClientConfig {
+    let all = aws_lc_rs::default_provider();
+    let is_chosen = |candidate: &&SupportedCipherSuite| candidate.suite() == suite;
+    let suite = *all.cipher_suites.iter().find(is_chosen).expect("a suite of rustls");
+    let is_chosen = |candidate: &&'static dyn SupportedKxGroup| groups.contains(&candidate.name());
+    let kx_groups = all.kx_groups.iter().copied().filter(is_chosen).collect();
+    let provider = CryptoProvider { cipher_suites: vec![suite], kx_groups, ..all };
+    config_with(provider, &[&rustls::version::TLS12])
+}
+
+/// A client with this cryptography and these versions.
+pub fn config_with(provider: CryptoProvider, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(pki::directory().join("ca.pem")).expect("the authority");
+    roots.add(authority).expect("a trust root");
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    builder.with_protocol_versions(versions).expect("versions").with_root_certificates(roots).with_no_client_auth()
+}
+
+/// Connects and completes the handshake, for the host `localhost`.
+///
+/// # Errors
+/// Those of rustls, as they come from a socket.
+pub fn connect(edge: &Edge, config: ClientConfig) -> std::io::Result<Connection> {
+    connect_to(edge, config, "localhost")
+}
+
+/// Connects and completes the handshake.
+///
+/// # Errors
+/// Those of rustls, as they come from a socket.
+pub fn connect_to(edge: &Edge, config: ClientConfig, name: &str) -> std::io::Result<Connection> {
+    let name = ServerName::try_from(name.to_owned()).expect("a server name");
+    let mut tls = ClientConnection::new(Arc::new(config), name).expect("a configuration");
+    let mut socket = edge.connect();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(tls, socket))
+}
+
+/// Asks for `/` and returns the page, after which the connection is at its end.
+///
+/// # Errors
+/// Those of the connection; `UnexpectedEof` where it ends without close_notify.
+pub fn fetch(connection: &mut Connection) -> std::io::Result<String> {
+    connection.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+    let mut page = String::new();
+    connection.read_to_string(&mut page)?;
+    Ok(page)
+}
+
+/// Whether a client is served: the handshake completes and the backend's page arrives.
+pub fn is_served(edge: &Edge) -> bool {
+    connect(edge, config()).and_then(|mut connection| fetch(&mut connection)).is_ok()
+}
