@@ -140,7 +140,7 @@ impl Established {
     /// Answers each ClientHello with the warning no_renegotiation (RFC 5246 §7.2.2).
     fn refuse_renegotiation(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         let longest = |kind| (kind == HandshakeType::CLIENT_HELLO).then_some(client_hello::MAX_LENGTH);
-        while self.joiner.next(longest)?.is_some() {
+        while self.joiner.discard(longest)? {
             self.renegotiations += 1;
             if self.renegotiations > RENEGOTIATIONS {
                 return Err(PeerMisbehaved::TooManyRenegotiations.into());

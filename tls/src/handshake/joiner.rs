@@ -33,17 +33,25 @@ pub(crate) struct MessageBoundary(());
 #[derive(Debug, Default)]
 pub(crate) struct Joiner {
     pending: Vec<u8>,
+    /// Bytes yet to come of a message that nobody wants.
+    unwanted: usize,
 }
 
 impl Joiner {
     pub(crate) fn push(&mut self, fragment: &[u8]) {
-        self.pending.extend_from_slice(fragment);
+        let (unwanted, wanted) = fragment.split_at(self.unwanted.min(fragment.len()));
+        self.unwanted -= unwanted.len();
+        self.pending.extend_from_slice(wanted);
     }
 
     /// # Errors
     /// [`PeerMisbehaved::InterleavedHandshake`] in the middle of a message.
     pub(crate) fn boundary(&self) -> Result<MessageBoundary, PeerMisbehaved> {
-        if self.pending.is_empty() { Ok(MessageBoundary(())) } else { Err(PeerMisbehaved::InterleavedHandshake) }
+        if self.pending.is_empty() && self.unwanted == 0 {
+            Ok(MessageBoundary(()))
+        } else {
+            Err(PeerMisbehaved::InterleavedHandshake)
+        }
     }
 
     /// The next message, if it is whole. `longest` gives the most bytes of body for a message that may come here, and
@@ -52,21 +60,36 @@ impl Joiner {
         &mut self,
         longest: impl FnOnce(HandshakeType) -> Option<usize>,
     ) -> Result<Option<Message>, Error> {
+        match self.length(longest)? {
+            Some(length) if self.pending.len() >= length => {
+                let rest = self.pending.split_off(length);
+                Ok(Some(Message { bytes: std::mem::replace(&mut self.pending, rest) }))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Drops the next message as soon as its header is there, without keeping what has yet to come of it. Whether there
+    /// was one; `longest` as in [`Self::next`].
+    pub(crate) fn discard(&mut self, longest: impl FnOnce(HandshakeType) -> Option<usize>) -> Result<bool, Error> {
+        let Some(length) = self.length(longest)? else { return Ok(false) };
+        let there = length.min(self.pending.len());
+        self.pending.drain(..there);
+        self.unwanted = length - there;
+        Ok(true)
+    }
+
+    /// Bytes of the next message, header included, once its header is there.
+    fn length(&self, longest: impl FnOnce(HandshakeType) -> Option<usize>) -> Result<Option<usize>, Error> {
         let Some(&[kind, high, middle, low]) = self.pending.first_chunk::<HEADER_LENGTH>() else {
             return Ok(None);
         };
-        let kind = HandshakeType(kind);
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        let longest = longest(kind).ok_or(PeerMisbehaved::UnexpectedHandshakeMessage)?;
+        let longest = longest(HandshakeType(kind)).ok_or(PeerMisbehaved::UnexpectedHandshakeMessage)?;
         if length > longest {
             return Err(InvalidMessage::MessageTooLarge.into());
         }
-        let whole = HEADER_LENGTH + length;
-        if self.pending.len() < whole {
-            return Ok(None);
-        }
-        let rest = self.pending.split_off(whole);
-        Ok(Some(Message { bytes: std::mem::replace(&mut self.pending, rest) }))
+        Ok(Some(HEADER_LENGTH + length))
     }
 }
 
@@ -87,6 +110,17 @@ mod tests {
         let message = joiner.next(|_| Some(2)).unwrap().unwrap();
         assert_eq!((message.body(), message.bytes()), (&[7, 8][..], &[20, 0, 0, 2, 7, 8][..]));
         assert!(joiner.boundary().is_err());
+    }
+
+    #[test]
+    fn an_unwanted_message_is_not_kept() {
+        let mut joiner = Joiner::default();
+        joiner.push(&[1, 0, 0, 3, 9]);
+        assert!(joiner.discard(|_| Some(3)).unwrap());
+        assert!(joiner.pending.is_empty() && joiner.boundary().is_err());
+        joiner.push(&[9, 9, 20, 0, 0, 0]);
+        assert!(joiner.next(|_| Some(0)).unwrap().is_some());
+        assert!(joiner.boundary().is_ok());
     }
 
     #[test]

@@ -42,6 +42,7 @@ use crate::connection::Established;
 use crate::crypto::{BadSignature, Provider};
 use crate::error::{ClientCertificateRefusal, Error, PeerClosed, PeerIncompatible, PeerMisbehaved};
 use crate::identity::Identity;
+use crate::message::client_hello::ProtocolNames;
 use crate::secret::MasterSecret;
 
 /// What a handshake needs next.
@@ -126,9 +127,13 @@ impl Handshake<NeedsInput> {
         self.wire.end_of_input().into()
     }
 
-    /// The client took longer than the caller allows.
+    /// The client took longer than the caller allows; one that has sent nothing is a probe, and is sent nothing.
     pub fn time_out(mut self, out: &mut Vec<u8>) -> Error {
-        self.wire.fail(PeerClosed::TimedOut.into(), out)
+        let cause = match self.wire.end_of_input() {
+            PeerClosed::NothingSent => PeerClosed::NothingSent,
+            PeerClosed::ClosedInHandshake | PeerClosed::Truncated | PeerClosed::TimedOut => PeerClosed::TimedOut,
+        };
+        self.wire.fail(cause.into(), out)
     }
 }
 
@@ -140,7 +145,7 @@ impl Handshake<ChooseIdentity> {
 
     /// The protocols the client offers by ALPN, in its order; none when it sent none.
     pub fn alpn_protocols(&self) -> impl Iterator<Item = &[u8]> {
-        self.state.0.hello.extensions.alpn.iter().flatten().map(Vec::as_slice)
+        self.state.0.hello.extensions.alpn.iter().flat_map(ProtocolNames::iter)
     }
 
     /// Goes on as this virtual host. The ephemeral key is drawn from `rng`.

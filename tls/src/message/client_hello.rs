@@ -40,7 +40,7 @@ pub struct ClientExtensions {
     /// Signature schemes, in the client's order (RFC 5246 §7.4.1.4.1).
     pub signature_algorithms: Option<Vec<SignatureScheme>>,
     /// Application protocols, in the client's order (RFC 7301 §3.1).
-    pub alpn: Option<Vec<Vec<u8>>>,
+    pub alpn: Option<ProtocolNames>,
     /// RFC 7627.
     pub extended_master_secret: bool,
     /// Most bytes of a record's plaintext that the client takes (RFC 8449 §4).
@@ -49,6 +49,44 @@ pub struct ClientExtensions {
     pub supported_versions: Option<Vec<ProtocolVersion>>,
     /// An empty renegotiation_info (RFC 5746 §3.2).
     pub renegotiation_info: bool,
+}
+
+/// Names of application protocols, of 1 to 255 bytes each (RFC 7301 §3.1). Kept as they stood on the wire, since a client
+/// may send tens of thousands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtocolNames(Vec<u8>);
+
+impl ProtocolNames {
+    /// The names, in the client's order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut list = Reader::new(&self.0);
+        // The list was checked, or written here.
+        std::iter::from_fn(move || list.vector8().ok())
+    }
+
+    fn read(data: &[u8]) -> Result<Self, InvalidMessage> {
+        let names = read_all(data, Reader::vector16)?;
+        if names.is_empty() {
+            return Err(InvalidMessage::EmptyList);
+        }
+        let mut list = Reader::new(names);
+        while !list.is_empty() {
+            if list.vector8()?.is_empty() {
+                return Err(InvalidMessage::WrongLength);
+            }
+        }
+        Ok(Self(names.to_vec()))
+    }
+}
+
+impl<N: AsRef<[u8]>> FromIterator<N> for ProtocolNames {
+    fn from_iter<I: IntoIterator<Item = N>>(names: I) -> Self {
+        let mut list = Vec::new();
+        for name in names {
+            write_vector::<1>(&mut list, |out| out.extend_from_slice(name.as_ref()));
+        }
+        Self(list)
+    }
 }
 
 impl ClientHello {
@@ -132,7 +170,7 @@ impl ClientExtensions {
             ExtensionType::SIGNATURE_ALGORITHMS => {
                 self.signature_algorithms = Some(u16_list(read_all(data, Reader::vector16)?, SignatureScheme)?);
             }
-            ExtensionType::APPLICATION_LAYER_PROTOCOL_NEGOTIATION => self.alpn = Some(read_alpn(data)?),
+            ExtensionType::APPLICATION_LAYER_PROTOCOL_NEGOTIATION => self.alpn = Some(ProtocolNames::read(data)?),
             ExtensionType::EXTENDED_MASTER_SECRET => {
                 Reader::new(data).finish()?;
                 self.extended_master_secret = true;
@@ -183,11 +221,7 @@ impl ClientExtensions {
         }
         if let Some(protocols) = &self.alpn {
             extension(ExtensionType::APPLICATION_LAYER_PROTOCOL_NEGOTIATION, &|out| {
-                write_vector::<2>(out, |out| {
-                    for protocol in protocols {
-                        write_vector::<1>(out, |out| out.extend_from_slice(protocol));
-                    }
-                });
+                write_vector::<2>(out, |out| out.extend_from_slice(&protocols.0));
             });
         }
         if self.extended_master_secret {
@@ -273,20 +307,6 @@ fn read_point_formats(data: &[u8]) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// RFC 7301 §3.1: names of 1 to 255 bytes, at least one.
-fn read_alpn(data: &[u8]) -> Result<Vec<Vec<u8>>, InvalidMessage> {
-    let mut list = Reader::new(read_all(data, Reader::vector16)?);
-    let mut protocols = Vec::new();
-    while !list.is_empty() {
-        let protocol = list.vector8()?;
-        if protocol.is_empty() {
-            return Err(InvalidMessage::WrongLength);
-        }
-        protocols.push(protocol.to_vec());
-    }
-    if protocols.is_empty() { Err(InvalidMessage::EmptyList) } else { Ok(protocols) }
-}
-
 /// RFC 8449 §4.
 fn read_record_size_limit(data: &[u8]) -> Result<u16, Error> {
     let limit = read_all(data, Reader::u16)?;
@@ -314,7 +334,7 @@ mod tests {
                 supported_groups: Some(vec![NamedGroup::X25519, NamedGroup(0x2a2a)]),
                 ec_point_formats: true,
                 signature_algorithms: Some(vec![SignatureScheme::ED25519]),
-                alpn: Some(vec![b"h2".to_vec(), b"http/1.1".to_vec()]),
+                alpn: Some(["h2", "http/1.1"].into_iter().collect()),
                 extended_master_secret: true,
                 record_size_limit: Some(64),
                 supported_versions: Some(vec![ProtocolVersion::TLS_1_3, ProtocolVersion::TLS_1_2]),

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::Range;
 
 use super::HEADER_LENGTH;
+use zeroize::Zeroizing;
+
 use crate::code_point::{ContentType, ProtocolVersion};
 use crate::crypto::{Aead, Provider, RecordCipher, TAG_LENGTH, prf};
 use crate::error::{Error, InvalidMessage, LocalFailure, PeerMisbehaved};
@@ -22,7 +24,7 @@ const RESERVED_RECORDS: u64 = 16;
 pub struct Protection {
     cipher: Box<dyn RecordCipher>,
     aead: Aead,
-    fixed_iv: [u8; 12],
+    fixed_iv: Zeroizing<[u8; 12]>,
     sequence: u64,
 }
 
@@ -61,7 +63,7 @@ impl ProtectionPair {
 
 impl Protection {
     fn new(provider: &dyn Provider, aead: Aead, key: &[u8], iv: &[u8]) -> Self {
-        let mut fixed_iv = [0; 12];
+        let mut fixed_iv = Zeroizing::new([0; 12]);
         fixed_iv.iter_mut().zip(iv).for_each(|(slot, byte)| *slot = *byte);
         Self { cipher: provider.record_cipher(aead, key), aead, fixed_iv, sequence: 0 }
     }
@@ -138,7 +140,7 @@ impl Protection {
 
     /// AES-GCM: salt ‖ explicit nonce (RFC 5288 §3). ChaCha20-Poly1305: IV ⊕ padded sequence number (RFC 7905 §2).
     fn nonce(&self, explicit: [u8; 8]) -> [u8; 12] {
-        let mut nonce = self.fixed_iv;
+        let mut nonce = *self.fixed_iv;
         // AES-GCM's fixed part is four bytes and the rest is zero, so that the exclusive or is both rules at once.
         nonce.iter_mut().skip(4).zip(explicit).for_each(|(slot, byte)| *slot ^= byte);
         nonce

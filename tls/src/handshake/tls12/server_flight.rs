@@ -24,12 +24,41 @@ use crate::message::server_key_exchange::ServerEcdhParams;
 use crate::message::{certificate, certificate_request, certificate_status, server_hello_done, server_key_exchange};
 use crate::record::MAX_PLAINTEXT;
 
-/// Everything is agreed on but ServerHello.random.
+/// Everything is agreed on but ServerHello.random. What the client offered and was not taken is gone: a ClientHello may be
+/// large, and the answer that is waited for may take long.
 pub(crate) struct Negotiated {
-    pub(crate) received: ClientHelloReceived,
+    pub(crate) offer: Offer,
     pub(crate) agreed: Agreed,
+    transcript: Transcript,
     client_auth: ClientAuth,
     schemes: Vec<SignatureScheme>,
+}
+
+/// What of a ClientHello the server's flight answers.
+pub(crate) struct Offer {
+    pub(crate) random: [u8; 32],
+    pub(crate) server_name: Option<String>,
+    renegotiation_info: bool,
+    ec_point_formats: bool,
+    status_request: bool,
+    extended_master_secret: bool,
+    record_size_limit: Option<u16>,
+}
+
+impl From<ClientHello> for Offer {
+    fn from(hello: ClientHello) -> Self {
+        let signals_renegotiation = hello.offers(CipherSuite::EMPTY_RENEGOTIATION_INFO_SCSV);
+        let client = hello.extensions;
+        Self {
+            random: hello.random,
+            server_name: client.server_name,
+            renegotiation_info: client.renegotiation_info || signals_renegotiation,
+            ec_point_formats: client.ec_point_formats,
+            status_request: client.status_request,
+            extended_master_secret: client.extended_master_secret,
+            record_size_limit: client.record_size_limit,
+        }
+    }
 }
 
 /// Who gives ServerHello.random.
@@ -54,8 +83,15 @@ impl ClientHelloReceived {
     ) -> Result<RandomFrom, Error> {
         let agreed = negotiate(&self.hello, host)?;
         let exchange = agreed.exchange;
-        let negotiated =
-            Negotiated { received: self, agreed, client_auth: host.client_auth.clone(), schemes: host.schemes.clone() };
+        let client_auth = host.client_auth.clone();
+        let keep = client_auth != ClientAuth::None || exchange == AgreedExchange::Rsa;
+        let negotiated = Negotiated {
+            offer: self.hello.into(),
+            transcript: Transcript::start(agreed.suite.hash, self.message, keep),
+            agreed,
+            client_auth,
+            schemes: host.schemes.clone(),
+        };
         match exchange {
             AgreedExchange::Ecdhe { group, scheme } => {
                 ReadyToSign::new(negotiated, group, scheme, provider, rng).map(RandomFrom::Signature)
@@ -75,14 +111,11 @@ impl Negotiated {
         out: &mut Vec<u8>,
     ) -> Result<FlightSent, Error> {
         let flight = self.flight(server_random, signed);
-        let Self { received, agreed, client_auth, schemes } = self;
-        let extensions = received.hello.extensions;
-        let keep = client_auth != ClientAuth::None || agreed.exchange == AgreedExchange::Rsa;
-        let mut transcript = Transcript::start(agreed.suite.hash, received.message, keep);
+        let Self { offer, agreed, mut transcript, client_auth, schemes } = self;
         transcript.update(&flight);
         wire.opener.agree_on_version();
         wire.sealer.seal(ContentType::HANDSHAKE, &flight, out)?;
-        if let Some(limit) = extensions.record_size_limit {
+        if let Some(limit) = offer.record_size_limit {
             wire.sealer.limit_records(limit);
         }
         let (group, scheme) = match agreed.exchange {
@@ -90,30 +123,29 @@ impl Negotiated {
             AgreedExchange::Rsa => (None, None),
         };
         let summary = Summary {
-            server_name: extensions.server_name,
+            server_name: offer.server_name,
             version: ProtocolVersion::TLS_1_2,
             suite: agreed.suite.code_point,
             group,
             scheme,
             alpn: agreed.alpn,
-            extended_master_secret: extensions.extended_master_secret,
+            extended_master_secret: offer.extended_master_secret,
             key_id: agreed.identity.public_key().key_id(),
             client_chain: Vec::new(),
         };
-        let client_random = received.hello.random;
-        let context = Context { client_random, server_random, suite: agreed.suite, transcript, summary };
+        let context = Context { client_random: offer.random, server_random, suite: agreed.suite, transcript, summary };
         Ok(FlightSent { context, client_auth, schemes })
     }
 
     fn flight(&self, server_random: [u8; 32], signed: Option<&SignedKeyExchange<'_>>) -> Vec<u8> {
         let identity = &self.agreed.identity;
-        let ocsp_response = identity.ocsp_response().filter(|_| self.received.hello.extensions.status_request);
+        let ocsp_response = identity.ocsp_response().filter(|_| self.offer.status_request);
         let mut flight = Vec::with_capacity(4096);
         ServerHello {
             random: server_random,
             session_id: Vec::new(),
             cipher_suite: self.agreed.suite.code_point,
-            extensions: answers(&self.received.hello, self.agreed.alpn.clone(), ocsp_response.is_some()),
+            extensions: self.answers(ocsp_response.is_some()),
         }
         .write(&mut flight);
         certificate::write(identity.chain(), &mut flight);
@@ -128,6 +160,19 @@ impl Negotiated {
         }
         server_hello_done::write(&mut flight);
         flight
+    }
+
+    /// The extensions that answer the client's.
+    fn answers(&self, status_request: bool) -> ServerExtensions {
+        ServerExtensions {
+            renegotiation_info: self.offer.renegotiation_info,
+            server_name: self.offer.server_name.is_some(),
+            ec_point_formats: self.offer.ec_point_formats,
+            status_request,
+            alpn: self.agreed.alpn.clone(),
+            extended_master_secret: self.offer.extended_master_secret,
+            record_size_limit: self.offer.record_size_limit.map(|_| MAX_PLAINTEXT as u16),
+        }
     }
 }
 
@@ -151,19 +196,5 @@ impl FlightSent {
             ClientAuth::Required { .. } => true,
         };
         Expected::Certificate(Box::new(ExpectCertificate { context, pending, required, schemes }))
-    }
-}
-
-/// The extensions that answer the client's.
-fn answers(hello: &ClientHello, alpn: Option<Vec<u8>>, status_request: bool) -> ServerExtensions {
-    let client = &hello.extensions;
-    ServerExtensions {
-        renegotiation_info: client.renegotiation_info || hello.offers(CipherSuite::EMPTY_RENEGOTIATION_INFO_SCSV),
-        server_name: client.server_name.is_some(),
-        ec_point_formats: client.ec_point_formats,
-        status_request,
-        alpn,
-        extended_master_secret: client.extended_master_secret,
-        record_size_limit: client.record_size_limit.map(|_| MAX_PLAINTEXT as u16),
     }
 }

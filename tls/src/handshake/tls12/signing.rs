@@ -69,20 +69,20 @@ impl ReadyToSign {
     }
 
     pub(crate) fn request(&self) -> SignatureRequest<'_> {
-        let hello = &self.negotiated.received.hello;
+        let offer = &self.negotiated.offer;
         SignatureRequest {
             identity: &self.negotiated.agreed.identity,
-            client_random: &hello.random,
+            client_random: &offer.random,
             scheme: self.scheme,
             group: self.group,
             public: self.key_pair.public(),
-            server_name: hello.extensions.server_name.as_deref(),
+            server_name: offer.server_name.as_deref(),
         }
     }
 
     pub(crate) fn verify(&self, provider: &dyn Provider, signed: SignedParams) -> Result<VerifiedParams, BadSignature> {
-        let Negotiated { received, agreed, .. } = &self.negotiated;
-        let content = signed_content(&received.hello.random, &signed.server_random, &self.params());
+        let Negotiated { offer, agreed, .. } = &self.negotiated;
+        let content = signed_content(&offer.random, &signed.server_random, &self.params());
         provider.verify(self.scheme, agreed.identity.public_key(), &content, &signed.signature)?;
         Ok(VerifiedParams(signed))
     }
