@@ -623,6 +623,17 @@ fn sigterm_lets_a_transfer_finish() {
 }
 
 #[test]
+fn a_key_server_that_stops_is_left_at_once() {
+    let mut stack = Stack::start();
+    stack.edge().process.wait_ready();
+    let began = Instant::now();
+    stack.key_server().stop();
+    assert!(stack.key_server().wait().success());
+    // Its own deadline for edges that stay is ten seconds.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_drain_ends_at_its_deadline() {
     let host = Host::new("localhost").backends(&[backend::echo()]);
     let mut stack = Stack::builder().limit("drain_timeout", "500ms").host(host).start();

@@ -139,19 +139,6 @@ pub(super) fn failure(code: Code) -> KeyServerFailure {
     }
 }
 
-/// Whether the same request may fare better on another connection. The client has been sent nothing, and the key server
-/// keeps no state, so asking twice is harmless.
-pub(super) fn may_be_retried(failure: KeyServerFailure) -> bool {
-    match failure {
-        KeyServerFailure::Unreachable
-        | KeyServerFailure::NoAnswer
-        | KeyServerFailure::Overloaded
-        | KeyServerFailure::WrongSignature => true,
-        // Every key server will say the same.
-        KeyServerFailure::NotAuthorised | KeyServerFailure::Refused => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]

@@ -120,8 +120,9 @@ pub struct Asking<'c> {
 }
 
 impl Asking<'_> {
-    /// The answer to the request. A try that fails for a cause that another key server, or another connection, may not
-    /// have is repeated there.
+    /// The answer to the request. A try that fails is repeated on another connection, of another key server if there is
+    /// one, which may hold a key that the first does not, or be less busy, or in better health. The client has been sent
+    /// nothing, and a key server keeps no state of it, so asking twice is harmless.
     ///
     /// # Errors
     /// [`KeyServerFailure`] of the last try.
@@ -166,7 +167,7 @@ impl Asking<'_> {
     fn failed(&mut self, failure: KeyServerFailure) -> Result<(), KeyServerFailure> {
         self.client.telemetry.key_server_failed(failure);
         let elsewhere = self.asked.as_ref().is_some_and(|asked| self.client.pick(Some(asked)).is_some());
-        if self.retries == 0 || !elsewhere || !answer::may_be_retried(failure) {
+        if self.retries == 0 || !elsewhere {
             return Err(failure);
         }
         self.retries -= 1;
