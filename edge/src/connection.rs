@@ -98,11 +98,11 @@ impl Connections {
     }
 }
 
-/// One line for a handshake that failed: for a person to look at unless the client is to blame.
+/// One line for a handshake that failed. Clients fail all day: theirs are for whoever looks for one.
 fn report_failure(error: Error) {
     let (fault, reason): (&'static str, _) = (error.fault().into(), error.reason());
     match error.fault() {
-        Fault::Client => tracing::info!(fault, reason, %error, "handshake failed"),
+        Fault::Client => tracing::debug!(fault, reason, %error, "handshake failed"),
         Fault::KeyServer | Fault::Own => tracing::warn!(fault, reason, %error, "handshake failed"),
     }
 }

@@ -76,9 +76,6 @@ pub async fn write_all(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) 
 /// How long a peer that is being left may take to read what was sent last, and to leave.
 pub const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Bytes read and thrown away after the last ones were sent.
-const DISCARDED: usize = 256 << 10;
-
 /// Sends `last`, and ends the connection so that the peer gets to read it: a socket closed with unread bytes sends a
 /// reset, and a reset overtakes what was sent. Takes at most [`FAREWELL`].
 pub async fn farewell(stream: &TcpStream, last: &[u8]) {
@@ -90,9 +87,9 @@ pub async fn farewell(stream: &TcpStream, last: &[u8]) {
     }
 }
 
+/// Reads until the peer has left. Only time bounds it: to stop before would be the reset.
 async fn discard(stream: &TcpStream) -> io::Result<()> {
-    let mut discarded = 0;
-    while discarded < DISCARDED {
+    loop {
         let read = {
             let mut lent = Lent::take();
             let bytes = &mut lent.buffer().bytes;
@@ -101,11 +98,10 @@ async fn discard(stream: &TcpStream) -> io::Result<()> {
         };
         match read {
             Some(0) => return Ok(()),
-            Some(bytes) => discarded += bytes,
+            Some(_) => tokio::task::consume_budget().await,
             None => stream.readable().await?,
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

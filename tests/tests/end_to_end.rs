@@ -474,7 +474,7 @@ fn a_connection_without_a_byte_ends_at_the_idle_timeout() {
     let silent = Instant::now();
     let records = wire.read_to_end();
     assert!(silent.elapsed() >= Duration::from_millis(400) && silent.elapsed() < PATIENCE / 2);
-    assert_eq!(records[0].payload, Alert::warning(AlertDescription::CLOSE_NOTIFY).encode());
+    assert!(records.is_empty(), "no close_notify, for more might have come: {records:?}");
     drop(wire);
     wait_until("it is counted", || stack.edge().ended("idle_timeout") == 1);
 }

@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use keystead_tls::{Established, PeerClosed};
+use keystead_tls::Established;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -143,11 +143,8 @@ impl Relay {
             // Nobody is left to tell, or all has been told.
             Ended::Lost(Lost::ClientReset) => return,
             Ended::Orderly if !self.to_backend.was_refused() => return,
-            Ended::Lost(Lost::IdleTimeout) if !self.to_client.is_done() => {
-                self.to_client.abort(&mut self.tls, PeerClosed::TimedOut.into());
-            }
-            // The alert of a TLS error is among the alerts already. A backend's bytes that broke off get none: without
-            // close_notify the client knows that they are not all (RFC 5246 §7.2.1).
+            // The alert of a TLS error is among the alerts already. A backend's bytes that broke off, or came no more in
+            // time, get none: without close_notify the client knows that they may not be all (RFC 5246 §7.2.1).
             Ended::Orderly | Ended::Error(_) | Ended::Lost(_) => {}
         }
         let (records, alerts) = self.to_client.output();

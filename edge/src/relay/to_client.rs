@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 
-use keystead_tls::{Error, Established};
+use keystead_tls::Established;
 use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, Lent};
@@ -145,11 +145,6 @@ impl ToClient {
     /// Whether nothing is left to do.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Ended && !self.has_output()
-    }
-
-    /// Ends the stream because of `cause`, whose alert goes out behind what is yet to be sent.
-    pub(super) fn abort(&mut self, tls: &mut Established, cause: Error) {
-        tls.abort(cause, &mut self.alerts);
     }
 
     /// Which socket must be ready before there is more to do: the client's to write, the backend's to read, or none.

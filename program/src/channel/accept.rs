@@ -30,7 +30,7 @@ pub struct AcceptLimits {
     pub handshake_timeout: Duration,
     /// Handshakes at one time; further connections wait in the kernel's queue.
     pub handshakes: usize,
-    /// Connections at one time, handshakes not counted; further ones are refused.
+    /// Connections at one time, those in their handshake among them; further ones are refused.
     pub connections: usize,
 }
 
@@ -232,12 +232,8 @@ impl Acceptor {
     fn refuse(&self, address: SocketAddr, reason: RefusedPeer, detail: &(impl std::fmt::Display + ?Sized)) {
         self.metrics.refused.get_or_create(&Refusal { reason }).inc();
         let word = reason.reason();
-        if reason == RefusedPeer::ConnectionLost {
-            // So does everything look that only probes whether the port is open.
-            tracing::debug!(reason = word, %address, %detail, "connection lost");
-        } else {
-            tracing::info!(reason = word, %address, %detail, "connection refused");
-        }
+        // Anybody who reaches the port can cause one: the counter is what to watch.
+        tracing::debug!(reason = word, %address, %detail, "connection refused");
     }
 }
 
