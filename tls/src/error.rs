@@ -183,6 +183,7 @@ reasons! {
     }
 
     /// Why a client's certificate does not let it in (RFC 5246 §7.2.2).
+    #[strum(prefix = "certificate_")]
     ClientCertificateRefusal {
         /// None was sent where the virtual host requires one (RFC 5246 §7.4.6).
         Missing => HANDSHAKE_FAILURE,
@@ -318,6 +319,7 @@ mod tests {
             .map(InvalidMessage::reason)
             .chain(PeerIncompatible::iter().map(PeerIncompatible::reason))
             .chain(PeerMisbehaved::iter().map(PeerMisbehaved::reason))
+            .chain(ClientCertificateRefusal::iter().map(ClientCertificateRefusal::reason))
             .chain(PeerClosed::iter().map(PeerClosed::reason))
             .chain(KeyServerFailure::iter().map(KeyServerFailure::reason))
             .chain(LocalFailure::iter().map(LocalFailure::reason))

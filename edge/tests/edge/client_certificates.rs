@@ -105,7 +105,7 @@ async fn a_certificate_may_be_unwanted_optional_or_required() {
     let required = stack(&authority, "required", "").await;
     assert_eq!(told(&required, Some(&good)).await[..5], VERIFIED);
     assert_eq!(refused(&required, None).await, AlertDescription::HandshakeFailure);
-    until_counted(&required, "missing", 1).await;
+    until_counted(&required, "certificate_missing", 1).await;
 }
 
 #[tokio::test]
@@ -123,43 +123,43 @@ async fn each_bad_certificate_has_its_alert_and_reason() {
         (
             certificate(&|params| params.not_after = date_time_ymd(2020, 1, 1)),
             AlertDescription::CertificateExpired,
-            "expired",
+            "certificate_expired",
             1,
         ),
         (
             certificate(&|params| params.not_before = date_time_ymd(2100, 1, 1)),
             AlertDescription::CertificateExpired,
-            "expired",
+            "certificate_expired",
             2,
         ),
         (
             certificate(&|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
             AlertDescription::UnsupportedCertificate,
-            "unsupported",
+            "certificate_unsupported",
             1,
         ),
         (
             certificate(&|params| params.key_usages = vec![KeyUsagePurpose::KeyEncipherment]),
             AlertDescription::UnsupportedCertificate,
-            "unsupported",
+            "certificate_unsupported",
             2,
         ),
         (
             certificate(&|params| params.subject_alt_names = dns("client.other")),
             AlertDescription::BadCertificate,
-            "bad",
+            "certificate_bad",
             1,
         ),
         (
             certificate(&|params| params.subject_alt_names = dns("another.example.org")),
             AlertDescription::AccessDenied,
-            "access_denied",
+            "certificate_access_denied",
             1,
         ),
         (
             self::certificate(&self::authority("strangers", |_| {}), |_| {}),
             AlertDescription::UnknownCA,
-            "unknown_ca",
+            "certificate_unknown_ca",
             1,
         ),
     ] {
@@ -213,7 +213,7 @@ async fn a_certificate_is_refused_once_a_list_revokes_it() {
     for _ in 0..500 {
         if let Err(failure) = stack.try_connect_as(SERVER_NAME, Some(&good)).await {
             assert_eq!(alert(&failure), AlertDescription::CertificateRevoked);
-            until_counted(&stack, "revoked", 1).await;
+            until_counted(&stack, "certificate_revoked", 1).await;
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
