@@ -2,7 +2,8 @@
 //! protected or not.
 //!
 //! ```text
-//!  hello ──► read_flight ──► key_exchange ──► change_cipher_spec ──► finished ──► read_finished ──► data, alert
+//!  hello ──► read_flight ──► [certificate] ──► key_exchange or rsa_key_exchange ──► [certificate_verify]
+//!        ──► change_cipher_spec ──► finished ──► read_finished ──► data, alert
 //! ```
 //!
 //! Each of these gives the bytes for the server, or takes the server's. `…_message` makes a handshake message without
@@ -17,12 +18,13 @@ use keystead_tls::crypto::{FAST, TAG_LENGTH};
 use keystead_tls::message::client_hello::{ClientExtensions, ClientHello};
 use keystead_tls::message::server_hello::ServerHello;
 use keystead_tls::message::{
-    self, certificate, certificate_status, client_key_exchange, finished, server_key_exchange,
+    self, certificate, certificate_request, certificate_status, certificate_verify, client_key_exchange, finished,
+    server_key_exchange,
 };
 use keystead_tls::record::protect::{Protection, ProtectionPair};
 use keystead_tls::record::{HEADER_LENGTH, MAX_PLAINTEXT};
-use keystead_tls::secret::MasterSecret;
-use keystead_tls::server_key_exchange::{ServerEcdhParams, signed_content};
+use keystead_tls::secret::{MasterSecret, SharedSecret};
+use keystead_tls::server_key_exchange::signed_content;
 use keystead_tls::suite::Suite;
 use keystead_tls::{
     Alert, CipherSuite, ContentType, HandshakeType, Identity, NamedGroup, ProtocolVersion, SignatureScheme,
@@ -30,7 +32,7 @@ use keystead_tls::{
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::signer::SERVER_NAME;
+use crate::signer::{SERVER_NAME, Signer};
 
 /// The client's side of one connection.
 pub struct Client {
@@ -58,12 +60,30 @@ pub struct Flight {
     pub chain: Vec<Vec<u8>>,
     /// CertificateStatus.
     pub ocsp_response: Option<Vec<u8>>,
-    /// The group in ServerKeyExchange.
+    /// ServerKeyExchange; `None` in RSA key transport, which has none.
+    pub share: Option<ServerShare>,
+    /// CertificateRequest.
+    pub certificate_request: Option<CertificateRequest>,
+}
+
+/// What ServerKeyExchange says. Its signature is right.
+#[derive(Clone, Debug)]
+pub struct ServerShare {
+    /// The group.
     pub group: NamedGroup,
     /// The server's public value.
     pub public: Vec<u8>,
-    /// The scheme in ServerKeyExchange, whose signature is right.
+    /// The scheme of the signature.
     pub scheme: SignatureScheme,
+}
+
+/// What CertificateRequest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRequest {
+    /// For CertificateVerify.
+    pub schemes: Vec<SignatureScheme>,
+    /// DER names.
+    pub authorities: Vec<Vec<u8>>,
 }
 
 /// One record, opened.
@@ -188,24 +208,72 @@ impl Client {
 
     /// ClientKeyExchange; the keys are derived and wait for ChangeCipherSpec.
     pub fn key_exchange_message(&mut self) -> Vec<u8> {
-        let flight = self.flight.clone().expect("the server's flight");
-        let key_pair = FAST.key_pair(flight.group, &mut StdRng::seed_from_u64(7)).expect("a key pair");
+        let share = self.flight.as_ref().and_then(|flight| flight.share.clone()).expect("the server's share");
+        let key_pair = FAST.key_pair(share.group, &mut StdRng::seed_from_u64(7)).expect("a key pair");
         let mut message = Vec::new();
         client_key_exchange::write_ecdh(key_pair.public(), &mut message);
         self.note(&message);
+        self.derive(&key_pair.agree(&share.public).expect("a point of the group"));
+        message
+    }
 
-        let suite = Suite::find(flight.hello.cipher_suite).expect("a suite of the engine");
-        let shared_secret = key_pair.agree(&flight.public).expect("a point of the group");
-        let (client_random, server_random) = (&self.offer.random, &flight.hello.random);
-        let master_secret = match flight.hello.extensions.extended_master_secret {
-            true => prf::extended_master_secret(suite.hash, &shared_secret, self.digest(suite).as_ref()),
-            false => prf::master_secret(suite.hash, &shared_secret, client_random, server_random),
+    /// ClientKeyExchange of RSA key transport with this ciphertext; the keys are derived from this pre-master secret,
+    /// whatever is in the ciphertext, and wait for ChangeCipherSpec.
+    pub fn rsa_key_exchange_message(&mut self, ciphertext: &[u8], pre_master_secret: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        client_key_exchange::write_rsa(ciphertext, &mut message);
+        self.note(&message);
+        self.derive(&SharedSecret::new(pre_master_secret.to_vec()));
+        message
+    }
+
+    /// The transcript ends with ClientKeyExchange.
+    fn derive(&mut self, shared_secret: &SharedSecret) {
+        let hello = &self.flight.as_ref().expect("the server's flight").hello;
+        let suite = Suite::find(hello.cipher_suite).expect("a suite of the engine");
+        let (client_random, server_random) = (&self.offer.random, &hello.random);
+        let master_secret = match hello.extensions.extended_master_secret {
+            true => prf::extended_master_secret(suite.hash, shared_secret, self.digest(suite).as_ref()),
+            false => prf::master_secret(suite.hash, shared_secret, client_random, server_random),
         };
         let pair = ProtectionPair::derive(FAST, suite, &master_secret, client_random, server_random);
         self.master_secret = Some(master_secret);
         self.next_writer = Some(pair.client);
         self.next_reader = Some(pair.server);
+    }
+
+    /// Certificate with this chain.
+    pub fn certificate_message(&mut self, chain: &[Vec<u8>]) -> Vec<u8> {
+        let mut message = Vec::new();
+        certificate::write(chain, &mut message);
+        self.note(&message);
         message
+    }
+
+    /// Certificate in as many records as it needs.
+    pub fn certificate(&mut self, chain: &[Vec<u8>]) -> Vec<u8> {
+        let message = self.certificate_message(chain);
+        self.records(ContentType::HANDSHAKE, &message)
+    }
+
+    /// CertificateVerify with this signer's signature of everything so far.
+    pub fn certificate_verify_message(&mut self, signer: &Signer, scheme: SignatureScheme) -> Vec<u8> {
+        let mut message = Vec::new();
+        certificate_verify::write(scheme, &signer.sign_bytes(scheme, &self.transcript), &mut message);
+        self.note(&message);
+        message
+    }
+
+    /// CertificateVerify in its record.
+    pub fn certificate_verify(&mut self, signer: &Signer, scheme: SignatureScheme) -> Vec<u8> {
+        let message = self.certificate_verify_message(signer, scheme);
+        self.records(ContentType::HANDSHAKE, &message)
+    }
+
+    /// ClientKeyExchange of RSA key transport in its record.
+    pub fn rsa_key_exchange(&mut self, ciphertext: &[u8], pre_master_secret: &[u8]) -> Vec<u8> {
+        let message = self.rsa_key_exchange_message(ciphertext, pre_master_secret);
+        self.records(ContentType::HANDSHAKE, &message)
     }
 
     /// ClientKeyExchange in its record.
@@ -343,13 +411,18 @@ fn parse_flight(mut messages: &[u8], client_random: &[u8; 32]) -> Flight {
     let chain = chain.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
     let ocsp_response = next(HandshakeType::CERTIFICATE_STATUS)
         .map(|body| certificate_status::read(body).expect("CertificateStatus").to_vec());
-    let body = next(HandshakeType::SERVER_KEY_EXCHANGE).expect("ServerKeyExchange");
-    let (params, scheme, signature) = server_key_exchange::read(body).expect("ServerKeyExchange");
+    let share = next(HandshakeType::SERVER_KEY_EXCHANGE).map(|body| {
+        let (params, scheme, signature) = server_key_exchange::read(body).expect("ServerKeyExchange");
+        verify(&chain, scheme, &signed_content(client_random, &hello.random, &params), signature);
+        ServerShare { group: params.group, public: params.public.to_vec(), scheme }
+    });
+    let certificate_request = next(HandshakeType::CERTIFICATE_REQUEST).map(|body| {
+        let (schemes, authorities) = certificate_request::read(body).expect("CertificateRequest");
+        CertificateRequest { schemes, authorities: authorities.into_iter().map(<[u8]>::to_vec).collect() }
+    });
     assert_eq!(next(HandshakeType::SERVER_HELLO_DONE), Some(&[][..]));
     assert!(messages.is_empty(), "messages behind ServerHelloDone: {messages:02x?}");
-    verify(&chain, scheme, &signed_content(client_random, &hello.random, &params), signature);
-    let ServerEcdhParams { group, public } = params;
-    Flight { hello, chain, ocsp_response, group, public: public.to_vec(), scheme }
+    Flight { hello, chain, ocsp_response, share, certificate_request }
 }
 
 fn verify(chain: &[Vec<u8>], scheme: SignatureScheme, content: &[u8], signature: &[u8]) {
@@ -361,6 +434,6 @@ fn verify(chain: &[Vec<u8>], scheme: SignatureScheme, content: &[u8], signature:
 /// The suites of the engine whose ServerKeyExchange such a certificate signs.
 pub fn suites_for(identity: &Identity) -> Vec<CipherSuite> {
     let kind = identity.public_key().kind();
-    let fits = |suite: &CipherSuite| Suite::find(*suite).is_some_and(|suite| suite.authentication.fits(kind));
+    let fits = |suite: &CipherSuite| Suite::find(*suite).is_some_and(|suite| suite.key_exchange.fits(kind));
     keystead_tls::HostParameters::default().suites.into_iter().filter(fits).collect()
 }

@@ -121,6 +121,20 @@ impl KeyServer for Service {
         Err(Status::unimplemented("edges use Exchange"))
     }
 
+    async fn lease_randoms(
+        &self,
+        _: Request<v1::LeaseRandomsRequest>,
+    ) -> Result<Response<v1::LeaseRandomsReply>, Status> {
+        Err(Status::unimplemented("edges use Exchange"))
+    }
+
+    async fn recover_master_secret(
+        &self,
+        _: Request<v1::RecoverMasterSecretRequest>,
+    ) -> Result<Response<v1::RecoverMasterSecretReply>, Status> {
+        Err(Status::unimplemented("edges use Exchange"))
+    }
+
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let identities = v1::Identities { identities: vec![self.signer.identity()] };
         let event = v1::WatchEvent { event: Some(watch_event::Event::Identities(identities)) };
@@ -185,6 +199,7 @@ impl Signer {
             certificate_chain: self.chain.clone(),
             signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
             ocsp_response: Vec::new(),
+            danger_rsa_key_transport: false,
         }
     }
 

@@ -3,8 +3,10 @@
 pub mod backend;
 pub mod certificate_status;
 pub mod client;
+pub mod client_authority;
 pub mod conversation;
 pub mod hostile_key_server;
+pub mod key_transport;
 pub mod memory;
 pub mod rustls_client;
 pub mod server;

@@ -5,8 +5,12 @@
 use std::fmt;
 
 use keystead_tls::crypto::{FAST, Provider};
-use keystead_tls::handshake::{NeedsInput, SignatureRequest, SignedParams};
-use keystead_tls::{Error, Established, Handshake, HostParameters, KeyServerFailure, Opened, Step, Summary};
+use keystead_tls::handshake::{Lease, MasterSecretRequest, NeedsInput, SignatureRequest, SignedParams};
+use keystead_tls::secret::MasterSecret;
+use keystead_tls::{
+    ClientCertificateRefusal, Error, Established, Handshake, HostParameters, Identity, KeyServerFailure, Opened, Step,
+    Summary,
+};
 use rand::rngs::StdRng;
 use rand::{CryptoRng, Rng, SeedableRng};
 
@@ -15,11 +19,25 @@ use crate::signer;
 /// Answers a request for a signature.
 pub type KeyServer = Box<dyn FnMut(SignatureRequest<'_>) -> SignedParams>;
 
+/// Says whether a client with this chain may come in.
+pub type ClientVerifier = Box<dyn Fn(&[Vec<u8>]) -> Result<(), ClientCertificateRefusal>>;
+
+/// The key server's part in RSA key transport.
+pub trait KeyTransport {
+    /// A random for a handshake with this certificate.
+    fn lease(&mut self, identity: &Identity) -> Lease;
+
+    /// The master secret, or a refusal.
+    fn recover(&mut self, request: MasterSecretRequest<'_>) -> Option<MasterSecret>;
+}
+
 /// One connection.
 pub struct Server {
     host: HostParameters,
     rng: Box<dyn CryptoRng>,
     key_server: KeyServer,
+    client_verifier: ClientVerifier,
+    key_transport: Option<Box<dyn KeyTransport>>,
     phase: Option<Phase>,
     output: Vec<u8>,
     received: Vec<u8>,
@@ -67,8 +85,26 @@ impl Server {
         rng: Box<dyn CryptoRng>,
         key_server: KeyServer,
     ) -> Self {
-        let phase = Some(Phase::Handshake(Handshake::new(provider)));
-        Self { host, rng, key_server, phase, output: Vec::new(), received: Vec::new() }
+        Self {
+            host,
+            rng,
+            key_server,
+            client_verifier: Box::new(|_| Ok(())),
+            key_transport: None,
+            phase: Some(Phase::Handshake(Handshake::new(provider))),
+            output: Vec::new(),
+            received: Vec::new(),
+        }
+    }
+
+    /// The same, with this verdict on clients' certificates; without it each may come in.
+    pub fn verifying(self, verdict: impl Fn(&[Vec<u8>]) -> Result<(), ClientCertificateRefusal> + 'static) -> Self {
+        Self { client_verifier: Box::new(verdict), ..self }
+    }
+
+    /// The same, with this part in RSA key transport.
+    pub fn with_key_transport(self, key_transport: impl KeyTransport + 'static) -> Self {
+        Self { key_transport: Some(Box::new(key_transport)), ..self }
     }
 
     /// Takes bytes from the client.
@@ -101,6 +137,22 @@ impl Server {
                     Ok(verified) => handshake.resume(verified, out)?,
                     Err(_) => return Err(handshake.abort(KeyServerFailure::WrongSignature.into(), out)),
                 },
+                Step::NeedsLease(handshake) => {
+                    let key_transport = self.key_transport.as_mut().expect("a part in RSA key transport");
+                    let lease = key_transport.lease(handshake.identity());
+                    handshake.resume(lease, out)?
+                }
+                Step::VerifyClient(handshake) => match (self.client_verifier)(handshake.chain()) {
+                    Ok(()) => handshake.accept(out)?,
+                    Err(cause) => return Err(handshake.refuse(cause, out)),
+                },
+                Step::NeedsMasterSecret(handshake) => {
+                    let key_transport = self.key_transport.as_mut().expect("a part in RSA key transport");
+                    match key_transport.recover(handshake.request()) {
+                        Some(master_secret) => handshake.resume(master_secret, out)?,
+                        None => return Err(handshake.refuse(out)),
+                    }
+                }
                 Step::Established(mut connection) => {
                     let unread = connection.take_unread();
                     return self.open(connection, unread);

@@ -53,6 +53,8 @@ pub fn sign(request: SignatureRequest<'_>, server_random: [u8; 32]) -> SignedPar
 pub struct Signer {
     /// The certificate, with every scheme of its key and with [`OCSP_RESPONSE`].
     pub identity: Arc<Identity>,
+    /// The private key, as PKCS #8 in DER.
+    pub pkcs8: Vec<u8>,
     key: Key,
 }
 
@@ -68,7 +70,13 @@ impl Signer {
         let certificate = params.self_signed(key).expect("a certificate");
         let chain = vec![certificate.der().to_vec()];
         let identity = Identity::new(chain, SignatureScheme::KNOWN, Some(OCSP_RESPONSE.to_vec()));
-        Self { identity: Arc::new(identity.expect("an identity")), key: read(&key.serialize_der()) }
+        let (identity, pkcs8) = (Arc::new(identity.expect("an identity")), key.serialize_der());
+        Self { identity, key: read(&pkcs8), pkcs8 }
+    }
+
+    /// Signs these bytes, as a client does in CertificateVerify.
+    pub fn sign_bytes(&self, scheme: SignatureScheme, content: &[u8]) -> Vec<u8> {
+        self.key.sign(scheme, content)
     }
 
     fn ecdsa(of: &'static rcgen::SignatureAlgorithm, signing: &'static EcdsaSigningAlgorithm) -> Self {

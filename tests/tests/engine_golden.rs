@@ -23,7 +23,7 @@ use keystead_tests::server::Server;
 use keystead_tests::signer::{self, ED25519, P256, P384, RSA, SERVER_NAME, Signer};
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
 use keystead_tls::handshake::{SignatureRequest, SignedParams};
-use keystead_tls::{HostParameters, Identity, SignatureScheme};
+use keystead_tls::{HostParameters, Identity, NamedGroup, SignatureScheme};
 use rand::rand_core::{TryCryptoRng, TryRng};
 
 /// A conversation to record.
@@ -173,7 +173,9 @@ impl TryCryptoRng for Repeating {}
 
 fn host(identity: Identity) -> HostParameters {
     let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    HostParameters { identities: vec![Arc::new(identity)], alpn, ..HostParameters::default() }
+    // A client that takes a P-256 certificate offers secp256r1 too, so secp384r1 stands in front of it.
+    let groups = vec![NamedGroup::X25519, NamedGroup::SECP384R1, NamedGroup::SECP256R1];
+    HostParameters { identities: vec![Arc::new(identity)], alpn, groups, ..HostParameters::default() }
 }
 
 /// What the server made of what it was fed last: what is new of received data and outcome.
@@ -185,7 +187,8 @@ fn news(server: &mut Server, told: &mut bool) -> Vec<Event> {
             let summary = server.summary();
             *told = true;
             let alpn = summary.alpn.map(|protocol| String::from_utf8(protocol).unwrap()).unwrap_or_default();
-            Some(format!("{} {} {} {alpn}", summary.suite, summary.group, summary.scheme).trim_end().into())
+            let (group, scheme) = summary.group.zip(summary.scheme).unwrap();
+            Some(format!("{} {group} {scheme} {alpn}", summary.suite).trim_end().into())
         }
         None => None,
     };

@@ -26,7 +26,8 @@ fn agreed(
     let flight = client.read_flight(&server.take_output());
     let certificates = [("RSA", &RSA), ("P-256", &P256), ("P-384", &P384), ("Ed25519", &ED25519)];
     let certificate = certificates.iter().find(|(_, signer)| signer.identity.chain() == flight.chain);
-    Ok((flight.hello.cipher_suite, flight.scheme, flight.group, certificate.unwrap().0))
+    let share = flight.share.unwrap();
+    Ok((flight.hello.cipher_suite, share.scheme, share.group, certificate.unwrap().0))
 }
 
 const ECDSA_AES_128: CipherSuite = CipherSuite::ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;

@@ -64,6 +64,8 @@ fn other_records_inside_a_handshake_message_are_refused() {
             for half in [1, message.len() - 1] {
                 let (mut client, mut server) = at(state);
                 server.feed(&client.record(ContentType::HANDSHAKE, &message[..half])).unwrap();
+                // Renegotiation is refused as soon as it is seen.
+                client.read(&server.take_output());
                 let bytes = client.record(content_type, payload);
                 let context = format!("{content_type} in {state:?}");
                 let (cause, alert) = (PeerMisbehaved::InterleavedHandshake, AlertDescription::UNEXPECTED_MESSAGE);

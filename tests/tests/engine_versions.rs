@@ -104,7 +104,7 @@ fn grease_is_passed_over_everywhere() {
     extensions.supported_groups.as_mut().unwrap().insert(0, NamedGroup(0x1a1a));
     extensions.signature_algorithms.as_mut().unwrap().insert(0, SignatureScheme(0x2a2a));
     extensions.supported_versions = Some(vec![ProtocolVersion(0x3a3a), ProtocolVersion::TLS_1_2]);
-    extensions.alpn = Some(vec![vec![0x4a, 0x4a], b"h2".to_vec()]);
+    extensions.alpn = Some([&b"\x4a\x4a"[..], b"h2"].into_iter().collect());
     client.more_extensions = [extension(0x5a5a, &[]), extension(0xeaea, &[0]), extension(0xfafa, &[7; 300])].concat();
     complete_from(State::ClientHello, &mut client, &mut server);
 }

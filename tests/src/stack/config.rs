@@ -10,6 +10,9 @@ use super::Builder;
 /// Beside the key server's configuration.
 pub(super) const OCSP_FILE: &str = "ocsp.der";
 
+/// Beside each edge's configuration, where [`Builder::edge_file`] puts it.
+pub const CLIENT_AUTHORITIES: &str = "clients.pem";
+
 /// A kind of key, with a certificate for `localhost` and `*.keystead.test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyType {
@@ -107,6 +110,18 @@ impl Host {
         self.line(format!("groups = {groups:?}"))
     }
 
+    /// Allows RSA key transport.
+    pub fn key_transport(self) -> Self {
+        self.line("danger_rsa_key_transport = true".to_owned())
+    }
+
+    /// Asks clients for a certificate: `optional` or `required`, of the authorities in [`CLIENT_AUTHORITIES`]. `more` are
+    /// further entries of the table, such as `allow = [{ dns = "a" }]`.
+    pub fn client_auth(self, mode: &str, more: &[&str]) -> Self {
+        let more: String = more.iter().map(|entry| format!(", {entry}")).collect();
+        self.line(format!("client_auth = {{ mode = {mode:?}, authorities = {CLIENT_AUTHORITIES:?}{more} }}"))
+    }
+
     fn line(mut self, line: String) -> Self {
         self.lines.push(line);
         self
@@ -160,11 +175,14 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
         "listen = \"{address}\"\ncrypto = \"{crypto}\"\n[limits]\ndrain_timeout = \"2s\"\n\
          [log]\nlevel = \"debug,h2=info\"\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}"
     );
-    for key in &stack.keys {
-        let (name, stem) = (key.name(), key.stem());
+    for key_type in &stack.keys {
+        let (name, stem) = (key_type.name(), key_type.stem());
         let key = format!("[[key]]\nname = {name:?}\nprivate_key = \"{stem}.key\"\ncertificate_chain = \"{stem}.pem\"");
         text += &key;
         text += "\n";
+        if stack.key_transport && matches!(key_type, KeyType::Rsa2048) {
+            text += "danger_rsa_key_transport = true\n";
+        }
         if stack.ocsp_response.is_some() {
             text += &line("ocsp_response", OCSP_FILE);
             text += "\n";

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub use config::{Host, KeyType};
+pub use config::{CLIENT_AUTHORITIES, Host, KeyType};
 pub use process::{Process, Signal};
 
 /// Longer than anything takes that is not broken.
@@ -77,6 +77,8 @@ pub struct Builder {
     key_server_table: Vec<String>,
     key_server: Option<SocketAddr>,
     ocsp_response: Option<Vec<u8>>,
+    key_transport: bool,
+    edge_files: Vec<(&'static str, String)>,
 }
 
 impl Stack {
@@ -93,6 +95,8 @@ impl Stack {
             key_server_table: Vec::new(),
             key_server: None,
             ocsp_response: None,
+            key_transport: false,
+            edge_files: Vec::new(),
         }
     }
 
@@ -234,6 +238,18 @@ impl Builder {
         self
     }
 
+    /// Has the key server allow RSA key transport with its RSA key.
+    pub fn key_transport(mut self) -> Self {
+        self.key_transport = true;
+        self
+    }
+
+    /// A file beside each edge's configuration.
+    pub fn edge_file(mut self, name: &'static str, content: String) -> Self {
+        self.edge_files.push((name, content));
+        self
+    }
+
     /// Starts the programs and waits until all are ready.
     ///
     /// # Panics
@@ -276,6 +292,9 @@ impl Builder {
         let edges = edge_names.iter().zip(0..).map(|(name, position)| {
             let port = if self.share_address { 8443 } else { 8443 + position };
             let (address, metrics) = (at(port), at(9453 + position));
+            for (file, content) in &self.edge_files {
+                write(directory.path(), &format!("edge-{name}/{file}"), content);
+            }
             let table = config::edge(&self, address, metrics, asked);
             let file = write(directory.path(), &format!("edge-{name}/edge.toml"), &table);
             let process =
