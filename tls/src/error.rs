@@ -47,9 +47,9 @@ pub enum Fault {
 
 macro_rules! reasons {
     ($($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident => $alert:expr,)+ })+) => {$(
-        $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, strum::EnumIter)]
         #[strum(serialize_all = "snake_case")]
+        $(#[$meta])*
         pub enum $name {
             $($(#[$variant_meta])* $variant,)+
         }
