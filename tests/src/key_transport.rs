@@ -1,7 +1,7 @@
 //! RSA key transport between a client of the tests and the key server's own code: leases, and the recovery of master
 //! secrets with a key from a file.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::sync::{Arc, LazyLock};

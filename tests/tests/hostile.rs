@@ -165,7 +165,7 @@ fn incompatible_clients_get_their_alerts() {
         ),
         (
             "no application protocol in common",
-            hello(|offer| offer.extensions.alpn = Some(vec![b"h2".to_vec()])),
+            hello(|offer| offer.extensions.alpn = Some([&b"h2"[..]].into_iter().collect())),
             Description::NO_APPLICATION_PROTOCOL,
             "no_common_alpn",
         ),

@@ -33,7 +33,7 @@ fn openssl_completes_rsa_key_transport_where_host_and_key_allow_it() {
     let modern = Host::new("modern.keystead.test");
     let stack = Stack::builder().key_transport().host(legacy).host(modern).start();
     for suite in SUITES {
-        // More than one, so that leases are fetched anew.
+        // Each on a lease of its own.
         for _ in 0..3 {
             let output = s_client(&stack, "legacy.keystead.test", suite);
             let cipher = format!("Cipher    : {suite}");
