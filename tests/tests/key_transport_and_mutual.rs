@@ -18,8 +18,18 @@ const SUITES: [&str; 2] = ["AES128-GCM-SHA256", "AES256-GCM-SHA384"];
 
 /// `openssl s_client` that offers this suite alone.
 fn s_client(stack: &Stack, host: &str, suite: &str) -> Output {
+    s_client_with(stack, host, suite, None)
+}
+
+/// As [`s_client`], with a certificate to show when asked.
+fn s_client_with(stack: &Stack, host: &str, suite: &str, client: Option<&ClientFiles>) -> Output {
     let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", &stack.edge().address.to_string(), "-servername", host]);
+    if let Some(client) = client {
+        command.args(["s_client", "-cert"]).arg(&client.certificate).arg("-key").arg(&client.key);
+    } else {
+        command.arg("s_client");
+    }
+    command.args(["-connect", &stack.edge().address.to_string(), "-servername", host]);
     command.args(["-verify_return_error", "-CAfile"]).arg(stack.authority());
     run(command.args(["-tls1_2", "-cipher", suite]), REQUEST)
 }
@@ -86,6 +96,48 @@ fn without_its_key_server_rsa_key_transport_is_an_internal_error() {
         let output = s_client(&stack, "localhost", "AES128-GCM-SHA256");
         output.assert_contains(&["alert internal error"]);
     }
+}
+
+#[test]
+fn many_at_once_never_run_out_of_leases() {
+    if !is_installed("openssl", "openssl") {
+        return;
+    }
+    let stack = Stack::builder().key_transport().host(Host::new("localhost").key_transport()).start();
+    let connect = || {
+        for _ in 0..10 {
+            s_client(&stack, "localhost", "AES128-GCM-SHA256").assert_contains(&["HTTP/1.0 200 OK"]);
+        }
+    };
+    std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(connect))));
+    assert_eq!(
+        stack.edge().metric("keystead_edge_handshakes_total", &[("suite", "TLS_RSA_WITH_AES_128_GCM_SHA256")]),
+        80
+    );
+    assert_eq!(stack.edge().metric("keystead_edge_handshake_failures_total", &[]), 0);
+}
+
+#[test]
+fn rsa_key_transport_goes_together_with_a_client_certificate() {
+    if !is_installed("openssl", "openssl") {
+        return;
+    }
+    let (authority, other) = (ClientAuthority::new("clients"), ClientAuthority::new("others"));
+    let stack = Stack::builder()
+        .key_transport()
+        .host(Host::new("localhost").key_transport().client_auth("required", &[]))
+        .edge_file(CLIENT_AUTHORITIES, authority.pem.clone())
+        .start();
+    let alice = authority.certify("alice.test", stack.directory(), |_| {});
+    let stranger = other.certify("stranger.test", stack.directory(), |_| {});
+    for suite in SUITES {
+        let output = s_client_with(&stack, "localhost", suite, Some(&alice));
+        output.assert_contains(&["verified client certificate\n", "client-common-name: alice.test\n"]);
+        output.assert_contains(&[&format!("tls-cipher: {suite}\n")]);
+        s_client_with(&stack, "localhost", suite, Some(&stranger)).assert_contains(&["alert unknown ca"]);
+        s_client(&stack, "localhost", suite).assert_contains(&["alert handshake failure"]);
+    }
+    assert_eq!((stack.edge().failures("certificate_unknown_ca"), stack.edge().failures("certificate_missing")), (2, 2));
 }
 
 // Client certificates.
