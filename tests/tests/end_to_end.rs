@@ -627,7 +627,7 @@ fn a_key_server_that_stops_is_left_at_once() {
     let mut stack = Stack::start();
     stack.edge().process.wait_ready();
     let began = Instant::now();
-    stack.key_server().stop();
+    stack.key_server().signal(Signal::TERM);
     assert!(stack.key_server().wait().success());
     // Its own deadline for edges that stay is ten seconds.
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
