@@ -50,8 +50,8 @@ async fn stack(authority: &Authority, mode: &str, lines: &str) -> Stack {
 
 /// What the backend is told: the PROXY header's TLV about TLS.
 async fn told(stack: &Stack, certificate: Option<&ClientCertificate>) -> Vec<u8> {
-    let (client, accepted) = tokio::join!(stack.try_connect_as(SERVER_NAME, certificate), stack.backend.accept());
-    let (_client, mut backend) = (client.unwrap(), accepted.unwrap().0);
+    let connecting = stack.try_connect_as(SERVER_NAME, certificate);
+    let (_client, (mut backend, _)) = tokio::try_join!(connecting, stack.backend.accept()).unwrap();
     let mut front = [0; 16];
     backend.read_exact(&mut front).await.unwrap();
     let mut body = vec![0; u16::from_be_bytes([front[14], front[15]]).into()];

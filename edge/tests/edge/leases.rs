@@ -113,3 +113,15 @@ async fn a_key_server_that_leases_nothing_fails_those_who_wait() {
     stack.key_servers[0].conduct(Conduct::Sign);
     assert!(lease(&stack).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_key_server_about_to_stop_is_left_once_no_handshake_has_a_lease_of_its() {
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    let (lease, lessor) = lease(&stack).await.unwrap();
+    stack.key_servers[0].announce_drain();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(matches!(recover(&stack, &lease, &lessor, &[]).await, Ok(Recovery::MasterSecret(_))));
+    assert_eq!(stack.telemetry.leases.dropped.get(), 0);
+    drop(lessor);
+    stack.until("it is left", || stack.telemetry.leases.dropped.get() > 0).await;
+}

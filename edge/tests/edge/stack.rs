@@ -218,8 +218,8 @@ impl Stack {
 
     /// A connection through the edge: the client's end and the backend's.
     pub(crate) async fn connect(&self) -> (TlsStream<TcpStream>, TcpStream) {
-        let (client, accepted) = tokio::join!(self.try_connect(), self.backend.accept());
-        (client.unwrap(), accepted.unwrap().0)
+        let (client, accepted) = tokio::try_join!(self.try_connect(), self.backend.accept()).unwrap();
+        (client, accepted.0)
     }
 
     /// Ends a key server.
