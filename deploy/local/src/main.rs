@@ -89,7 +89,7 @@ async fn execute(arguments: Arguments, stop: CancellationToken) -> Result<()> {
 
 fn pki(arguments: PkiArguments) -> Result<()> {
     let PkiArguments { out, edges, served, key_server, owner } = arguments;
-    let made = Deployment { served, key_server, edges, owner }.provide(&out)?;
+    let made = Deployment { served, legacy: Vec::new(), client: None, key_server, edges, owner }.provide(&out)?;
     let mut stdout = std::io::stdout();
     for certificate in &made {
         writeln!(stdout, "made {}", certificate.display())?;

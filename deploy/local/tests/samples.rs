@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use keystead_edge::config::Config;
 use keystead_keyserver::settings::Settings;
 use keystead_local::pki::Deployment;
+use rcgen::{CertificateParams, CertificateRevocationListParams, CertifiedIssuer, KeyIdMethod, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
 /// A directory with the certificates of `part` and the sample as it would be with every comment that holds a key or a
@@ -45,7 +46,22 @@ fn the_edges_sample_is_understood() {
     let served = directory.path().join("all/keyserver/localhost-rsa.pem");
     fs::copy(served, directory.path().join("pki/localhost.pem")).unwrap();
     fs::write(directory.path().join("pki/localhost.ocsp"), b"response").unwrap();
+    fs::write(directory.path().join("pki/clients.crl"), revocation_list()).unwrap();
     let config = Config::load(&file).unwrap();
     assert_eq!(config.hosts.len(), 1);
+    assert!(config.hosts.iter().all(|host| host.client_verifier.is_some() && !host.has_key_transport()));
     assert_eq!(config.limits, keystead_edge::config::Limits::default());
+}
+
+fn revocation_list() -> String {
+    let authority = CertifiedIssuer::self_signed(CertificateParams::default(), KeyPair::generate().unwrap()).unwrap();
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2100, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(&authority).unwrap().pem().unwrap()
 }

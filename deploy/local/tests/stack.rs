@@ -121,6 +121,32 @@ fn the_printed_line_works_and_sigterm_drains() {
 }
 
 #[test]
+fn the_lines_for_mutual_authentication_and_key_transport_work() {
+    let mut stack = Stack::start(&[]);
+    stack.curl_line();
+    let mutual = stack.curl_line();
+    let page = shell(&format!("{mutual} --silent --show-error"));
+    assert!(page.contains("tls: yes, verified client certificate\n"), "{page}");
+    assert!(page.contains("client-common-name: developer.keystead.local\n"), "{page}");
+    assert!(page.contains("client-name: DNSName(developer.keystead.local)\n"), "{page}");
+    assert!(page.contains("authority: mutual.localhost\n"), "{page}");
+    let without = mutual.split_once(" --cert ").unwrap().0;
+    let address = mutual.rsplit_once(' ').unwrap().1;
+    let refused = Command::new("sh").args(["-c", &format!("{without} --silent {address}")]).output().unwrap();
+    assert!(!refused.status.success());
+
+    let legacy = stack.curl_line();
+    let page = shell(&format!("{legacy} --silent --show-error"));
+    assert!(page.contains("tls-cipher: AES128-GCM-SHA256\n"), "{page}");
+    assert!(page.contains("authority: legacy.localhost\n"), "{page}");
+    // Nobody else's name is served so.
+    let other = legacy.replace("legacy.", "");
+    assert!(!Command::new("sh").args(["-c", &format!("{other} --silent")]).status().unwrap().success());
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
 fn certificates_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut authority = None;

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use proxy_header::{ParseConfig, ProxyHeader, SslInfo, Tlv};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, Chain, Join};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 const V1_BEGIN: &[u8] = b"PROXY ";
 const V2_BEGIN: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -126,6 +128,10 @@ fn describe(tlv: &Tlv<'_>, facts: &mut Vec<(&'static str, String)>) -> Option<()
         Tlv::SslCn(name) => ("client-common-name", name.to_string()),
         Tlv::SslSigAlg(algorithm) => ("signature-algorithm", algorithm.to_string()),
         Tlv::SslKeyAlg(algorithm) => ("key-algorithm", algorithm.to_string()),
+        Tlv::Custom(CLIENT_CERTIFICATE, der) => {
+            describe_client(der, facts);
+            return Some(());
+        }
         Tlv::Custom(kind, value) => ("field", format!("{kind:#04x} {}", hexadecimal(value))),
         Tlv::Ssl(ssl) => {
             facts.push(("tls", tls_summary(ssl)));
@@ -136,6 +142,20 @@ fn describe(tlv: &Tlv<'_>, facts: &mut Vec<(&'static str, String)>) -> Option<()
     };
     facts.push(fact);
     Some(())
+}
+
+/// PP2_SUBTYPE_SSL_CLIENT_CERT.
+const CLIENT_CERTIFICATE: u8 = 0x28;
+
+/// What the proxy has verified is worth showing; a certificate that does not parse is not.
+fn describe_client(der: &[u8], facts: &mut Vec<(&'static str, String)>) {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return };
+    facts.push(("client-subject", certificate.subject().to_string()));
+    let names = certificate.subject_alternative_name().ok().flatten();
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        facts.push(("client-name", name.to_string()));
+    }
+    facts.push(("client-certificate-sha256", hexadecimal(&Sha256::digest(der))));
 }
 
 fn tls_summary(ssl: &SslInfo<'_>) -> String {
@@ -189,6 +209,21 @@ mod tests {
             authority: localhost\ntls: yes, no client certificate\ntls-version: TLSv1.2\n\
             tls-cipher: ECDHE-RSA-AES128-GCM-SHA256\n";
         assert_eq!(arrival.to_string(), expected);
+    }
+
+    #[test]
+    fn a_clients_certificate_is_told_by_its_names() {
+        let mut params = rcgen::CertificateParams::new(["client.test".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "client");
+        let der = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        let mut facts = Vec::new();
+        describe(&Tlv::Custom(CLIENT_CERTIFICATE, der.as_slice().into()), &mut facts).unwrap();
+        assert_eq!(facts[0], ("client-subject", "CN=client".to_owned()));
+        assert_eq!(facts[1], ("client-name", "DNSName(client.test)".to_owned()));
+        assert_eq!(facts[2], ("client-certificate-sha256", hexadecimal(&Sha256::digest(&der))));
+        describe(&Tlv::Custom(CLIENT_CERTIFICATE, b"none".as_slice().into()), &mut facts).unwrap();
+        assert_eq!(facts.len(), 3);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! DIR/ca.pem                   what clients trust: signed the served certificates
-//! DIR/authority/               the two authorities' own keys; no program reads them
+//! DIR/client.{pem,key}         a client's certificate, where the deployment has one
+//! DIR/authority/               the authorities' own keys; no program reads them
 //! DIR/keyserver/               channel.{pem,key}, channel-ca.pem, NAME-rsa.{pem,key}, NAME-p256.{pem,key}
-//! DIR/edge-EDGE/               channel.{pem,key}, channel-ca.pem: no key of a served certificate
+//! DIR/edge-EDGE/               channel.{pem,key}, channel-ca.pem, client-ca.pem: no key of a served certificate
 //! ```
 //!
-//! Whoever can sign served certificates cannot enter the channel between edge and key server, nor the other way round:
-//! each has its own authority.
+//! Whoever can sign served certificates cannot enter the channel between edge and key server, nor come in as a client,
+//! nor the other way round: each has its own authority.
 mod authority;
 mod certificate;
 mod files;
@@ -29,11 +30,25 @@ pub const TRUST_DOMAIN: &str = "keystead.local";
 /// The DNS name in the key server's channel certificate, whatever address it is reached at.
 pub const KEY_SERVER_NAME: &str = "keyserver.keystead.local";
 
+/// The name that the local stack serves by RSA key transport too.
+pub const LEGACY_NAME: &str = "legacy.localhost";
+
+/// The name that the local stack serves to clients with a certificate.
+pub const MUTUAL_NAME: &str = "mutual.localhost";
+
+/// The DNS name in the local stack's client certificate.
+pub const CLIENT_NAME: &str = "developer.keystead.local";
+
 /// What a deployment needs certificates for.
 #[derive(Debug, Clone)]
 pub struct Deployment {
     /// DNS names (wildcards allowed) and IP addresses to serve. The first names the files and must be a plain name.
     pub served: Vec<String>,
+    /// Names to serve by RSA key transport, with a key of its own, so that only these lose forward secrecy. The first
+    /// names the files.
+    pub legacy: Vec<String>,
+    /// The DNS name of a client to certify, for hosts that ask for it.
+    pub client: Option<String>,
     /// DNS names of the key server on the channel.
     pub key_server: Vec<String>,
     /// Names of the edges, each a path segment.
@@ -46,7 +61,10 @@ impl Deployment {
     /// The development deployment: `localhost` and everything below it, served by these edges.
     pub fn localhost(edges: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            served: ["localhost", "*.localhost", "127.0.0.1", "::1"].map(String::from).to_vec(),
+            // Clients with OpenSSL take no wildcard for names of two labels.
+            served: ["localhost", "*.localhost", MUTUAL_NAME, "127.0.0.1", "::1"].map(String::from).to_vec(),
+            legacy: vec![LEGACY_NAME.into()],
+            client: Some(CLIENT_NAME.into()),
             key_server: vec![KEY_SERVER_NAME.into()],
             edges: edges.into_iter().map(Into::into).collect(),
             owner: None,
@@ -75,19 +93,38 @@ impl Deployment {
             let request = Request::new(key_type, dns_names(&self.served)?, ExtendedKeyUsagePurpose::ServerAuth);
             made.extend(key_server.certificate(&format!("{stem}-{suffix}"), &request, &public)?);
         }
+        if let Some(legacy) = self.legacy.first() {
+            let names = dns_names(&self.legacy)?;
+            let request = Request::new(KeyType::Rsa2048, names, ExtendedKeyUsagePurpose::ServerAuth);
+            made.extend(key_server.certificate(&format!("{legacy}-rsa"), &request, &public)?);
+        }
+        let clients =
+            self.client.as_ref().map(|client| self.provide_client(client, directory, &mut made)).transpose()?;
         for edge in &self.edges {
             let part = Part::provide(directory, &format!("edge-{edge}"), &channel, self.owner)?;
             let identity = SanType::URI(edge_identity(edge).try_into()?);
             let request = Request::new(KeyType::P256, vec![identity], ExtendedKeyUsagePurpose::ClientAuth);
             made.extend(part.certificate("channel", &request, &channel)?);
+            if let Some(clients) = &clients {
+                files::write_if_changed(&part.directory.join("client-ca.pem"), clients.pem(), self.owner)?;
+            }
         }
         Ok(made)
+    }
+
+    /// Certifies the client, and returns the authority.
+    fn provide_client(&self, name: &str, directory: &Path, made: &mut Vec<PathBuf>) -> Result<Authority> {
+        let authority = Authority::provide(&directory.join("authority"), "client-ca", "Keystead client CA")?;
+        let names = dns_names(&[name.to_owned()])?;
+        let request = Request::new(KeyType::P256, names, ExtendedKeyUsagePurpose::ClientAuth);
+        made.extend(certificate::provide(directory, "client", &request, &authority, self.owner)?);
+        Ok(authority)
     }
 
     /// The name of the served certificates' files.
     fn check(&self) -> Result<&str> {
         let stem = self.served.first().context("no name to serve")?;
-        for name in self.edges.iter().chain([stem]) {
+        for name in self.edges.iter().chain(self.legacy.first()).chain([stem]) {
             let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
             ensure!(plain && !name.starts_with('.') && !name.is_empty(), "{name:?} cannot name a file");
         }

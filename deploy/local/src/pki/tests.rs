@@ -31,6 +31,13 @@ fn openssl_accepts_the_certificates_for_their_names_and_purposes() {
         assert!(!verify(&root.join("ca.pem"), &["-verify_hostname", "example.com"], &served));
         assert!(!verify(&root.join("keyserver/channel-ca.pem"), &[], &served));
     }
+    for (served, name) in [("localhost-rsa", "mutual.localhost"), ("legacy.localhost-rsa", "legacy.localhost")] {
+        let served = root.join("keyserver").join(format!("{served}.pem"));
+        assert!(verify(&root.join("ca.pem"), &["-purpose", "sslserver", "-verify_hostname", name], &served));
+    }
+    let (clients, client) = (root.join("edge-one/client-ca.pem"), root.join("client.pem"));
+    assert!(verify(&clients, &["-purpose", "sslclient"], &client));
+    assert!(!verify(&root.join("ca.pem"), &[], &client));
     let channel = root.join("edge-one/channel-ca.pem");
     let purpose = ["-purpose", "sslserver", "-verify_hostname", KEY_SERVER_NAME];
     assert!(verify(&channel, &purpose, &root.join("keyserver/channel.pem")));
@@ -42,7 +49,7 @@ fn openssl_accepts_the_certificates_for_their_names_and_purposes() {
 fn an_edge_gets_its_channel_certificate_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     Deployment::localhost(["one", "two"]).provide(directory.path()).unwrap();
-    let expected = BTreeSet::from(["channel-ca.pem", "channel.key", "channel.pem"].map(String::from));
+    let expected = BTreeSet::from(["channel-ca.pem", "channel.key", "channel.pem", "client-ca.pem"].map(String::from));
     assert_eq!(files_below(&directory.path().join("edge-one")), expected);
     assert_eq!(files_below(&directory.path().join("edge-two")), expected);
 }
@@ -52,7 +59,13 @@ fn only_the_owner_reads_private_keys() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     Deployment::localhost(["one"]).provide(root).unwrap();
-    for key in ["authority/ca.key", "keyserver/localhost-rsa.key", "keyserver/channel.key", "edge-one/channel.key"] {
+    for key in [
+        "authority/ca.key",
+        "client.key",
+        "keyserver/localhost-rsa.key",
+        "keyserver/channel.key",
+        "edge-one/channel.key",
+    ] {
         assert_eq!(fs::metadata(root.join(key)).unwrap().permissions().mode() & 0o777, 0o600, "{key}");
     }
 }
@@ -62,7 +75,7 @@ fn certificates_stay_until_something_they_depend_on_changes() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     let mut deployment = Deployment::localhost(["one"]);
-    assert_eq!(deployment.provide(root).unwrap().len(), 4);
+    assert_eq!(deployment.provide(root).unwrap().len(), 6);
     assert_eq!(deployment.provide(root).unwrap().len(), 0);
 
     deployment.served.push("www.localhost".into());
@@ -76,7 +89,12 @@ fn certificates_stay_until_something_they_depend_on_changes() {
     assert_eq!(deployment.provide(root).unwrap(), [root.join("edge-two/channel.pem")]);
 
     fs::remove_file(root.join("authority/ca.key")).unwrap();
-    assert_eq!(deployment.provide(root).unwrap(), served);
+    let [rsa, p256] = served;
+    let legacy = root.join("keyserver/legacy.localhost-rsa.pem");
+    assert_eq!(deployment.provide(root).unwrap(), [rsa, p256, legacy]);
+
+    fs::remove_file(root.join("authority/client-ca.key")).unwrap();
+    assert_eq!(deployment.provide(root).unwrap(), [root.join("client.pem")]);
 }
 
 #[test]

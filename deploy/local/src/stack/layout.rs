@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Options;
-use crate::pki::{KEY_SERVER_NAME, edge_identity};
+use crate::pki::{CLIENT_NAME, KEY_SERVER_NAME, LEGACY_NAME, MUTUAL_NAME, edge_identity};
 
 const EDGE_NAMES: [&str; 4] = ["one", "two", "three", "four"];
 /// Less than what a program that is told to stop is given before it is killed.
@@ -114,10 +114,17 @@ certificate_chain = "../pki/keyserver/localhost-rsa.pem"
 name = "localhost-p256"
 private_key = "../pki/keyserver/localhost-p256.key"
 certificate_chain = "../pki/keyserver/localhost-p256.pem"
+
+[[key]]
+name = "legacy-rsa"
+private_key = "../pki/keyserver/{LEGACY_NAME}-rsa.key"
+certificate_chain = "../pki/keyserver/{LEGACY_NAME}-rsa.pem"
+danger_rsa_key_transport = true
 "#
         );
         for name in self.edge_names() {
-            text += &format!("\n[[edge]]\nid = \"{}\"\nkeys = {KEYS}\n", edge_identity(name));
+            let keys = KEYS.replace(']', ", \"legacy-rsa\"]");
+            text += &format!("\n[[edge]]\nid = \"{}\"\nkeys = {keys}\n", edge_identity(name));
         }
         text
     }
@@ -154,6 +161,26 @@ keys = {KEYS}
 backends = ["{backend}"]
 proxy_protocol = "v2"
 alpn = ["http/1.1"]
+
+[[virtual_host]]
+names = ["{LEGACY_NAME}"]
+keys = ["legacy-rsa"]
+backends = ["{backend}"]
+proxy_protocol = "v2"
+alpn = ["http/1.1"]
+danger_rsa_key_transport = true
+
+[[virtual_host]]
+names = ["{MUTUAL_NAME}"]
+keys = {KEYS}
+backends = ["{backend}"]
+proxy_protocol = "v2"
+alpn = ["http/1.1"]
+
+[virtual_host.client_auth]
+mode = "required"
+authorities = "../pki/edge-{name}/client-ca.pem"
+allow = [{{ dns = "{CLIENT_NAME}" }}]
 "#
         )
     }
@@ -184,12 +211,20 @@ impl fmt::Display for Layout {
         writeln!(f, "  key server  {grpc} (gRPC)   metrics http://{metrics}/metrics")?;
         writeln!(f, "  backend     http://{}", self.backend)?;
         writeln!(f, "  files       {} (certificates, configurations, logs)", self.directory.display())?;
-        let authority = self.pki().join("ca.pem");
+        let file = |name| quoted(&self.pki().join(name));
+        let authority = file("ca.pem");
         writeln!(f, "Try it:")?;
         for Edge { tls, .. } in &self.edges {
-            writeln!(f, "  curl --cacert {} https://localhost:{}/", quoted(&authority), tls.port())?;
+            writeln!(f, "  curl --cacert {authority} https://localhost:{}/", tls.port())?;
         }
-        Ok(())
+        let Some(Edge { tls, .. }) = self.edges.first() else { return Ok(()) };
+        let (certificate, key, port) = (file("client.pem"), file("client.key"), tls.port());
+        writeln!(f, "With a client certificate, and by RSA key transport:")?;
+        writeln!(f, "  curl --cacert {authority} --cert {certificate} --key {key} https://{MUTUAL_NAME}:{port}/")?;
+        writeln!(
+            f,
+            "  curl --cacert {authority} --tls-max 1.2 --ciphers AES128-GCM-SHA256 https://{LEGACY_NAME}:{port}/"
+        )
     }
 }
 
