@@ -216,7 +216,7 @@ fn a_thousand_clients_at_once_are_served() {
     let stack = Stack::builder().host(Host::new("localhost").backends(&[backend::echo()])).start();
     drop(connect(stack.edge(), config()).unwrap());
     wait_until("the first client has left", || stack.edge().connections() == 0);
-    let before = stack.edge().process.descriptors();
+    let before = settled_descriptors(&stack);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let connecting: Vec<_> = (0..1000).map(|_| tokio::spawn(concurrent::connect(stack.edge()))).collect();
@@ -330,6 +330,14 @@ fn a_client_that_does_not_read_holds_up_nobody_else() {
     wait_until("every connection has ended", || stack.edge().connections() == 0);
 }
 
+/// The edge's descriptors once its connections to the key server stand: it is ready with the first of them.
+fn settled_descriptors(stack: &Stack) -> usize {
+    wait_until("both connections to the key server stand", || {
+        stack.edge().metric("keystead_edge_key_server_connections", &[]) == 2
+    });
+    stack.edge().process.descriptors()
+}
+
 /// Closes with a reset.
 fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -339,7 +347,7 @@ fn reset(stream: &TcpStream) {
 fn clients_that_vanish_leave_nothing_behind() {
     let stack = Stack::builder().host(Host::new("localhost").backends(&[backend::echo()])).start();
     let mut bystander = connect(stack.edge(), config()).unwrap();
-    let (descriptors, connections) = (stack.edge().process.descriptors(), stack.edge().connections());
+    let (descriptors, connections) = (settled_descriptors(&stack), stack.edge().connections());
     assert_eq!(connections, 1);
     for round in 0..60 {
         let mut wire = Wire::connect(stack.edge());
