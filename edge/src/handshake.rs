@@ -150,7 +150,10 @@ impl Driver<'_> {
         };
         let chain = handshake.chain().to_vec();
         // A hostile chain takes long enough to make others wait.
-        let verdict = spawn_blocking(move || verifier.verify(&chain, UnixTime::now())).await;
+        let verifying = spawn_blocking(move || verifier.verify(&chain, UnixTime::now()));
+        let Ok(verdict) = timeout_at(self.deadline, verifying).await else {
+            return Err(handshake.abort(PeerClosed::TimedOut.into(), &mut self.out));
+        };
         match verdict.unwrap_or(Err(Objection::Unreadable)) {
             Ok(()) => handshake.accept(&mut self.out),
             Err(objection) => {

@@ -31,6 +31,8 @@ struct ListFile {
     stamp: Option<Stamp>,
     content: Content,
     told_stale: bool,
+    /// Whether a log line has said that the file cannot be read.
+    told_unreadable: bool,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl ListFile {
         // Before the content: a change in between is seen the next time.
         let stamp = stamp(&path);
         let content = read(&path).map_err(|cause| format!("{}: {cause}", path.display()))?;
-        Ok(Self { path, stamp, content, told_stale: false })
+        Ok(Self { path, stamp, content, told_stale: false, told_unreadable: false })
     }
 
     fn reload(&mut self) -> Outcome {
@@ -116,17 +118,22 @@ impl ListFile {
         if stamp == self.stamp {
             return Outcome::Unchanged;
         }
-        self.stamp = stamp;
         match read(&self.path) {
             Ok(content) => {
+                // Only a file that was read counts as seen: one that was not is tried again.
+                self.stamp = stamp;
                 tracing::info!(file = %self.path.display(), lists = content.lists.len(), "revocation list read again");
                 self.content = content;
                 self.told_stale = false;
+                self.told_unreadable = false;
                 Outcome::Renewed
             }
             Err(cause) => {
                 let file = self.path.display();
-                tracing::warn!(%file, %cause, "revocation list not readable; the last good one stays in force");
+                if !self.told_unreadable {
+                    tracing::warn!(%file, %cause, "revocation list not readable; the last good one stays in force");
+                }
+                self.told_unreadable = true;
                 Outcome::Failed
             }
         }
