@@ -13,6 +13,7 @@ use keystead_program::config::{self, RelativePath};
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
+use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
 pub use virtual_host::{FileIdentity, HostConfig};
@@ -224,6 +225,10 @@ impl KeyServerConfig {
         if let Some(twice) = first_duplicate(&self.addresses) {
             return Err(format!("addresses has {twice} twice; `connections` says how many there are to each"));
         }
+        if ServerName::try_from(self.server_name.as_str()).is_err() {
+            let name = &self.server_name;
+            return Err(format!("server_name {name:?} is no DNS name: write the one in the key servers' certificates"));
+        }
         if self.connections == 0 || self.connections > 64 {
             return Err("connections must be 1 to 64".to_owned());
         }
@@ -333,6 +338,7 @@ backends = ["127.0.0.1:8080"]
             (("[[listener]]\naddress = \"127.0.0.1:8443\"", ""), "[[listener]]: missing"),
             (("addresses = [\"127.0.0.1:7443\"]", "addresses = []"), "[key_server]: addresses is empty"),
             (("addresses = [\"127", "addresses = [\"127.0.0.1:7443\", \"127"), "has 127.0.0.1:7443 twice"),
+            (("server_name = \"", "server_name = \"no name "), "is no DNS name"),
             (("server_name", "connections = 0\nserver_name"), "connections must be 1 to 64"),
             (("server_name", "timeout = \"0s\"\nserver_name"), "timeout must be more than nothing"),
             (("[key_server]", "[limits]\nmax_connections = 0\n[key_server]"), "no client could connect"),
