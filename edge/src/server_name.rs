@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use keystead_tls::message::client_hello::is_dns_name;
 use serde::Deserialize;
 
 /// A DNS name, or `*.` and a DNS name: any one label in front of it (RFC 6125 §6.4.3). Lower case.
@@ -42,12 +43,6 @@ impl FromStr for NamePattern {
         };
         Ok(pattern)
     }
-}
-
-fn is_dns_name(name: &str) -> bool {
-    let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(letter);
-    name.len() <= 253 && name.split('.').all(label)
 }
 
 impl TryFrom<String> for NamePattern {

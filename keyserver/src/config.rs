@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use keystead_program::channel::{ChannelConfig, PeerIdentity};
 use keystead_program::config::RelativePath;
+use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
 use keystead_tls::SignatureScheme;
-use keystead_tls::crypto::{FAST, PORTABLE, Provider};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
@@ -37,27 +37,6 @@ pub struct Config {
     /// The edges and what each may use.
     #[serde(default)]
     pub edge: Vec<EdgeConfig>,
-}
-
-/// A set of cryptographic libraries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Crypto {
-    /// aws-lc.
-    #[default]
-    Fast,
-    /// Pure Rust.
-    Portable,
-}
-
-impl Crypto {
-    /// The engine's provider of that name.
-    pub fn provider(self) -> &'static dyn Provider {
-        match self {
-            Self::Fast => FAST,
-            Self::Portable => PORTABLE,
-        }
-    }
 }
 
 /// The `[limits]` table: bounds on what edges may take up.

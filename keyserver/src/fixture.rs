@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use keystead_program::channel::{ChannelConfig, ChannelMaterial};
+use keystead_program::crypto::Crypto;
 use keystead_tls::SignatureScheme;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, RsaKeySize, SanType};
 use tempfile::TempDir;
 
-use crate::config::{Crypto, KeyConfig, SchemeName};
+use crate::config::{KeyConfig, SchemeName};
 use crate::custody::pem::PrivateKeyPem;
 use crate::key::{Key, KeyError};
 use crate::settings::{Settings, SettingsError};

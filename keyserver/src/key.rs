@@ -4,13 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use keystead_program::crypto::Crypto;
 use keystead_tls::{Identity, IdentityError, KeyId, KeyKind, SignatureScheme};
 use rand_core::CryptoRng;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-use crate::config::{Crypto, KeyConfig};
+use crate::config::KeyConfig;
 use crate::custody::pem::{PemError, PrivateKeyPem};
 use crate::custody::{self, Custody, InvalidPrivateKey, SigningFailed, Uses};
 use crate::schedule::CostClass;

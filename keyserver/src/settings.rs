@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use keystead_program::channel::{ChannelError, ChannelMaterial, PeerIdentity};
 use keystead_program::config::{self, ConfigError, RelativePath};
+use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
 
 use crate::authorize::{AllowedKeys, Authorizations};
-use crate::config::{Config, Crypto, EdgeConfig, Limits};
+use crate::config::{Config, EdgeConfig, Limits};
 use crate::key::{Key, KeyError};
 use crate::schedule::Capacity;
 

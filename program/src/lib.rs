@@ -1,8 +1,9 @@
-//! What every Keystead program has around its core: configuration, logs, metrics, health, the channel between edge and
-//! key server, and the frame of `main`.
+//! What every Keystead program has around its core: configuration, the choice of cryptography, logs, metrics, health,
+//! the channel between edge and key server, and the frame of `main`.
 
 pub mod channel;
 pub mod config;
+pub mod crypto;
 pub mod logging;
 pub mod observe;
 pub mod run;

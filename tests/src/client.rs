@@ -17,6 +17,7 @@ use keystead_tls::crypto::prf::{self, FinishedLabel};
 use keystead_tls::crypto::{FAST, TAG_LENGTH};
 use keystead_tls::message::client_hello::{ClientExtensions, ClientHello};
 use keystead_tls::message::server_hello::ServerHello;
+use keystead_tls::message::server_key_exchange::signed_content;
 use keystead_tls::message::{
     self, certificate, certificate_request, certificate_status, certificate_verify, client_key_exchange, finished,
     server_key_exchange,
@@ -24,7 +25,6 @@ use keystead_tls::message::{
 use keystead_tls::record::protect::{Protection, ProtectionPair};
 use keystead_tls::record::{HEADER_LENGTH, MAX_PLAINTEXT};
 use keystead_tls::secret::{MasterSecret, SharedSecret};
-use keystead_tls::server_key_exchange::signed_content;
 use keystead_tls::suite::Suite;
 use keystead_tls::{
     Alert, CipherSuite, ContentType, HandshakeType, Identity, NamedGroup, ProtocolVersion, SignatureScheme,

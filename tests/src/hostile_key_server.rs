@@ -16,7 +16,7 @@ use keystead_program::channel::{
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::key_server_server::{KeyServer, KeyServerServer};
 use keystead_proto::v1::{self, watch_event};
-use keystead_tls::server_key_exchange::{ServerEcdhParams, signed_content};
+use keystead_tls::message::server_key_exchange::{ServerEcdhParams, signed_content};
 use keystead_tls::{Identity, NamedGroup, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};

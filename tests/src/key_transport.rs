@@ -6,11 +6,12 @@
 use std::fs;
 use std::sync::{Arc, LazyLock};
 
-use keystead_keyserver::config::{Crypto, KeyConfig};
+use keystead_keyserver::config::KeyConfig;
 use keystead_keyserver::key::Key;
 use keystead_keyserver::lease::{LeaseLimits, Leases};
 use keystead_keyserver::operation::recover_master_secret::RecoverMasterSecret;
 use keystead_program::channel::PeerIdentity;
+use keystead_program::crypto::Crypto;
 use keystead_tls::crypto::{FAST, Provider};
 use keystead_tls::handshake::{Lease, MasterSecretRequest};
 use keystead_tls::secret::MasterSecret;

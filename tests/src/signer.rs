@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, RsaEncoding, RsaKeyPair};
 use keystead_tls::handshake::{SignatureRequest, SignedParams};
-use keystead_tls::server_key_exchange::{ServerEcdhParams, signed_content};
+use keystead_tls::message::server_key_exchange::{ServerEcdhParams, signed_content};
 use keystead_tls::{Identity, SignatureScheme};
 use rcgen::{CertificateParams, KeyPair};
 

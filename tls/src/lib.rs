@@ -72,4 +72,3 @@ pub use error::{
 };
 pub use handshake::{ClientAuth, Handshake, HostParameters, Step};
 pub use identity::{Identity, IdentityError, KeyId, KeyKind, PublicKey};
-pub use message::server_key_exchange;

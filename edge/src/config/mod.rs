@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use keystead_program::channel::{ChannelConfig, HostPort};
 use keystead_program::config::{self, RelativePath};
+use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
-use keystead_tls::crypto::{FAST, PORTABLE, Provider};
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
@@ -61,27 +61,6 @@ struct ConfigFile {
     key_server: KeyServerConfig,
     #[serde(default)]
     virtual_host: Vec<virtual_host::HostFile>,
-}
-
-/// Which libraries do the cryptography.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Crypto {
-    /// The fastest measured.
-    #[default]
-    Fast,
-    /// Pure Rust.
-    Portable,
-}
-
-impl Crypto {
-    /// The provider of that name.
-    pub fn provider(self) -> &'static dyn Provider {
-        match self {
-            Self::Fast => FAST,
-            Self::Portable => PORTABLE,
-        }
-    }
 }
 
 /// A `[[listener]]` table.

@@ -11,7 +11,7 @@ use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_server::{KeyServer, KeyServerServer};
-use keystead_tls::server_key_exchange::{ServerEcdhParams, signed_content};
+use keystead_tls::message::server_key_exchange::{ServerEcdhParams, signed_content};
 use keystead_tls::{Identity, NamedGroup, SignatureScheme};
 use rcgen::{KeyPair, SigningKey};
 use tokio::net::TcpListener;

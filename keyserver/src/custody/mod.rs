@@ -7,11 +7,11 @@ pub mod pem;
 pub mod portable;
 mod raw_rsa;
 
+use keystead_program::crypto::Crypto;
 use keystead_tls::{KeyKind, SignatureScheme};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::config::Crypto;
 use pem::PrivateKeyPem;
 
 /// A private key that can be used and not seen, nor printed.

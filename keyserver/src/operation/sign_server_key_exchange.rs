@@ -5,7 +5,7 @@
 //! protocol, cannot be prepared in advance and cannot be used again.
 
 use keystead_tls::crypto::Provider;
-use keystead_tls::server_key_exchange::{ServerEcdhParams, signed_content};
+use keystead_tls::message::server_key_exchange::{ServerEcdhParams, signed_content};
 use keystead_tls::{KeyKind, NamedGroup, SignatureScheme};
 use rand_core::CryptoRng;
 

@@ -267,8 +267,8 @@ fn read_server_name(data: &[u8]) -> Result<Option<String>, Error> {
     Ok(Some(name.to_ascii_lowercase()))
 }
 
-/// Letters, digits, hyphens and underscores in labels of 1 to 63 bytes, 253 in all (RFC 1035 §2.3.4).
-fn is_dns_name(name: &str) -> bool {
+/// Whether `name` is letters, digits, hyphens and underscores in labels of 1 to 63 bytes, 253 in all (RFC 1035 §2.3.4).
+pub fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')

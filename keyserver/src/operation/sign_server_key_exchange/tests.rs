@@ -1,12 +1,11 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use keystead_program::crypto::Crypto;
 use keystead_tls::crypto::{FAST, PORTABLE};
 
 use super::*;
-use crate::config::Crypto;
 use crate::custody::{Custody, SigningFailed};
 use crate::fixture::{Files, Kind};
-
 fn request(scheme: SignatureScheme) -> SignServerKeyExchange {
     SignServerKeyExchange { client_random: [7; 32], scheme, group: NamedGroup::X25519, public: vec![9; 32] }
 }
