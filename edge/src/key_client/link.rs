@@ -170,6 +170,7 @@ impl Link {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
                     stream.drain();
                 }
+                Some(Event::TicketKeys(_)) => {}
                 // An event of a later version of the protocol.
                 None => {}
             }
