@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keystead_tls::crypto::{BadSignature, Provider};
 use keystead_tls::handshake::{
-    ChooseIdentity, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature, VerifyClient,
+    ChooseIdentity, Keeping, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature, VerifyClient,
 };
 use keystead_tls::{ClientCertificateRefusal, Error, Established, Handshake, LocalFailure, PeerClosed, Step};
 use rustls_pki_types::UnixTime;
@@ -56,6 +56,8 @@ impl Handshakes {
             step = match step {
                 Step::NeedsInput(handshake) => driver.feed(handshake).await?,
                 Step::ChooseIdentity(handshake) => self.choose(handshake, driver)?,
+                Step::FindSession(handshake) => handshake.decline(&mut rand::rng(), &mut driver.out)?,
+                Step::KeepSession(handshake) => handshake.resume(None, &mut driver.out)?,
                 Step::NeedsSignature(handshake) => self.sign(handshake, driver).await?,
                 Step::NeedsLease(handshake) => self.lease(handshake, driver).await?,
                 Step::VerifyClient(handshake) => driver.verify(handshake).await?,
@@ -76,7 +78,7 @@ impl Handshakes {
         if !host.has_identity() {
             return Err(handshake.abort(LocalFailure::NoIdentity.into(), &mut driver.out));
         }
-        handshake.choose(&host.parameters, &mut rand::rng(), &mut driver.out)
+        handshake.choose(&host.parameters, Keeping::default(), &mut rand::rng(), &mut driver.out)
     }
 
     async fn sign(&self, handshake: Handshake<NeedsSignature>, driver: &mut Driver<'_>) -> Result<Step, Error> {

@@ -214,6 +214,7 @@ mod tests {
             extended_master_secret: true,
             key_id: KeyId([0; 32]),
             client_chain: Vec::new(),
+            resumed: false,
         }
     }
 

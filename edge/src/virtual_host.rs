@@ -20,7 +20,7 @@ pub struct VirtualHost {
     /// In log and metrics.
     pub name: String,
     /// What TLS may agree on, with the certificates there are at this moment: maybe none.
-    pub parameters: HostParameters,
+    pub parameters: Arc<HostParameters>,
     /// Where the bytes go.
     pub backends: Arc<Backends>,
     /// What precedes them there.
@@ -65,10 +65,8 @@ impl HostTemplate {
     fn fill(&self, identities: &IdentitySet) -> VirtualHost {
         let by_name = self.config.keys.iter().filter_map(|key| identities.get(key));
         let known: Vec<_> = by_name.chain(&self.from_files).cloned().collect();
-        let parameters = HostParameters {
-            identities: known.iter().map(|known| known.identity.clone()).collect(),
-            ..self.config.parameters.clone()
-        };
+        let identities = known.iter().map(|known| known.identity.clone()).collect();
+        let parameters = Arc::new(HostParameters { identities, ..self.config.parameters.clone() });
         VirtualHost {
             name: self.config.name(),
             parameters,

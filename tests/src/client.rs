@@ -16,6 +16,7 @@ use keystead_tls::crypto::hash::Digest;
 use keystead_tls::crypto::prf::{self, FinishedLabel};
 use keystead_tls::crypto::{FAST, TAG_LENGTH};
 use keystead_tls::message::client_hello::{ClientExtensions, ClientHello};
+use keystead_tls::message::new_session_ticket::NewSessionTicket;
 use keystead_tls::message::server_hello::ServerHello;
 use keystead_tls::message::server_key_exchange::signed_content;
 use keystead_tls::message::{
@@ -42,6 +43,9 @@ pub struct Client {
     pub more_extensions: Vec<u8>,
     transcript: Vec<u8>,
     flight: Option<Flight>,
+    suite: Option<&'static Suite>,
+    ticket: Option<NewSessionTicket>,
+    saved_secret: Option<[u8; 48]>,
     master_secret: Option<MasterSecret>,
     /// The keys that ChangeCipherSpec switches on.
     next_writer: Option<Protection>,
@@ -86,6 +90,16 @@ pub struct CertificateRequest {
     pub authorities: Vec<Vec<u8>>,
 }
 
+/// What a client keeps of a connection to come back with.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// The id that the server gave the session; empty if it gave none.
+    pub session_id: Vec<u8>,
+    /// The ticket that the server gave.
+    pub ticket: Option<NewSessionTicket>,
+    master_secret: [u8; 48],
+}
+
 /// One record, opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -114,6 +128,7 @@ pub fn full_offer() -> ClientHello {
             extended_master_secret: true,
             record_size_limit: None,
             supported_versions: None,
+            session_ticket: None,
             renegotiation_info: true,
         },
     }
@@ -164,6 +179,9 @@ impl Client {
             more_extensions: Vec::new(),
             transcript: Vec::new(),
             flight: None,
+            suite: None,
+            ticket: None,
+            saved_secret: None,
             master_secret: None,
             next_writer: None,
             next_reader: None,
@@ -231,12 +249,18 @@ impl Client {
     fn derive(&mut self, shared_secret: &SharedSecret) {
         let hello = &self.flight.as_ref().expect("the server's flight").hello;
         let suite = Suite::find(hello.cipher_suite).expect("a suite of the engine");
-        let (client_random, server_random) = (&self.offer.random, &hello.random);
+        let server_random = hello.random;
         let master_secret = match hello.extensions.extended_master_secret {
             true => prf::extended_master_secret(suite.hash, shared_secret, self.digest(suite).as_ref()),
-            false => prf::master_secret(suite.hash, shared_secret, client_random, server_random),
+            false => prf::master_secret(suite.hash, shared_secret, &self.offer.random, &server_random),
         };
-        let pair = ProtectionPair::derive(FAST, suite, &master_secret, client_random, server_random);
+        self.take_keys(suite, master_secret, &server_random);
+    }
+
+    /// The keys wait for ChangeCipherSpec.
+    fn take_keys(&mut self, suite: &'static Suite, master_secret: MasterSecret, server_random: &[u8; 32]) {
+        let pair = ProtectionPair::derive(FAST, suite, &master_secret, &self.offer.random, server_random);
+        self.suite = Some(suite);
         self.master_secret = Some(master_secret);
         self.next_writer = Some(pair.client);
         self.next_reader = Some(pair.server);
@@ -308,8 +332,64 @@ impl Client {
         [self.key_exchange(), self.change_cipher_spec(), self.finished()].concat()
     }
 
-    /// Reads ChangeCipherSpec and Finished, checks them, and returns the records behind them.
+    /// What there is to come back with.
+    pub fn save(&self) -> Saved {
+        let session_id = self.flight.as_ref().map(|flight| flight.hello.session_id.clone()).unwrap_or_default();
+        let master_secret = self.master_secret.as_ref().expect("the keys are agreed on").expose();
+        let master_secret = master_secret.try_into().expect("48 bytes");
+        Saved { session_id, ticket: self.ticket.clone(), master_secret }
+    }
+
+    /// The same client, which offers to go on from this session: by its ticket if there is one, or else by its id.
+    pub fn coming_back_with(mut self, saved: &Saved) -> Self {
+        match &saved.ticket {
+            Some(ticket) => self.offer.extensions.session_ticket = Some(ticket.ticket.clone()),
+            None => self.offer.session_id.clone_from(&saved.session_id),
+        }
+        self.saved_secret = Some(saved.master_secret);
+        self
+    }
+
+    /// The ticket that the server gave.
+    pub fn ticket(&self) -> Option<&NewSessionTicket> {
+        self.ticket.as_ref()
+    }
+
+    /// Reads ServerHello to Finished of a handshake that goes on from a session, checks Finished, and returns the records
+    /// behind it. ChangeCipherSpec and Finished of the client are next.
+    pub fn read_resumption(&mut self, wire: &[u8]) -> (ServerHello, Vec<Record>) {
+        let (in_the_clear, protected) = split_at_change_cipher_spec(wire);
+        let messages: Vec<u8> = self.read(in_the_clear).into_iter().flat_map(|record| record.payload).collect();
+        self.note(&messages);
+        let (hello, rest) = split_message(&messages, HandshakeType::SERVER_HELLO).expect("ServerHello");
+        let hello = ServerHello::read(hello).expect("ServerHello");
+        let rest = self.read_ticket(rest);
+        assert!(rest.is_empty(), "messages behind ServerHello: {rest:02x?}");
+        let suite = Suite::find(hello.cipher_suite).expect("a suite of the engine");
+        let master_secret = MasterSecret::new(self.saved_secret.expect("a session to go on from"));
+        self.take_keys(suite, master_secret, &hello.random);
+        let behind = self.read_finished(protected);
+        let mut finished = Vec::new();
+        finished::write(&self.verify_data(FinishedLabel::Server), &mut finished);
+        self.note(&finished);
+        (hello, behind)
+    }
+
+    /// Reads NewSessionTicket if it is the first of `messages`, and returns the rest.
+    fn read_ticket<'m>(&mut self, messages: &'m [u8]) -> &'m [u8] {
+        let Some((body, rest)) = split_message(messages, HandshakeType::NEW_SESSION_TICKET) else { return messages };
+        self.ticket = Some(NewSessionTicket::read(body).expect("NewSessionTicket"));
+        rest
+    }
+
+    /// Reads ChangeCipherSpec and Finished, with NewSessionTicket in front if there is one, checks them, and returns the
+    /// records behind them.
     pub fn read_finished(&mut self, wire: &[u8]) -> Vec<Record> {
+        let (in_the_clear, wire) = split_at_change_cipher_spec(wire);
+        let messages: Vec<u8> = self.read(in_the_clear).into_iter().flat_map(|record| record.payload).collect();
+        self.note(&messages);
+        let rest = self.read_ticket(&messages);
+        assert!(rest.is_empty(), "messages in front of ChangeCipherSpec: {rest:02x?}");
         let mut message = Vec::new();
         finished::write(&self.verify_data(FinishedLabel::Server), &mut message);
         let expected = [
@@ -391,20 +471,34 @@ impl Client {
     }
 
     fn verify_data(&self, label: FinishedLabel) -> [u8; finished::VERIFY_DATA_LENGTH] {
-        let suite = self.flight.as_ref().and_then(|flight| Suite::find(flight.hello.cipher_suite));
-        let (suite, master_secret) = suite.zip(self.master_secret.as_ref()).expect("the keys are agreed on");
+        let (suite, master_secret) = self.suite.zip(self.master_secret.as_ref()).expect("the keys are agreed on");
         prf::verify_data(suite.hash, master_secret, label, self.digest(suite).as_ref())
     }
 }
 
+/// The records in front of ChangeCipherSpec, and the rest.
+fn split_at_change_cipher_spec(wire: &[u8]) -> (&[u8], &[u8]) {
+    let mut rest = wire;
+    while let Some((&[content_type, _, _, high, low], body)) = rest.split_first_chunk::<HEADER_LENGTH>() {
+        if content_type == ContentType::CHANGE_CIPHER_SPEC.0 {
+            break;
+        }
+        rest = body.get(usize::from(u16::from_be_bytes([high, low]))..).unwrap_or_default();
+    }
+    wire.split_at(wire.len() - rest.len())
+}
+
+/// The body of the first message, if it is of this kind, and what is behind it.
+fn split_message(messages: &[u8], kind: HandshakeType) -> Option<(&[u8], &[u8])> {
+    let (&[first, high, middle, low], rest) = messages.split_first_chunk::<{ message::HEADER_LENGTH }>()?;
+    (first == kind.0).then(|| rest.split_at(u32::from_be_bytes([0, high, middle, low]) as usize))
+}
+
 fn parse_flight(mut messages: &[u8], client_random: &[u8; 32]) -> Flight {
     let mut next = |kind: HandshakeType| {
-        let (&[first, high, middle, low], rest) = messages.split_first_chunk::<{ message::HEADER_LENGTH }>()?;
-        let (body, rest) = rest.split_at(u32::from_be_bytes([0, high, middle, low]) as usize);
-        (first == kind.0).then(|| {
-            messages = rest;
-            body
-        })
+        let (body, rest) = split_message(messages, kind)?;
+        messages = rest;
+        Some(body)
     };
     let hello = ServerHello::read(next(HandshakeType::SERVER_HELLO).expect("ServerHello")).expect("ServerHello");
     let chain = certificate::read(next(HandshakeType::CERTIFICATE).expect("Certificate")).expect("Certificate");

@@ -10,6 +10,7 @@ pub mod key_transport;
 pub mod memory;
 pub mod rustls_client;
 pub mod server;
+pub mod sessions;
 pub mod signer;
 pub mod stack;
 pub mod tool;

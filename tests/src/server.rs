@@ -3,9 +3,10 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fmt;
+use std::sync::Arc;
 
 use keystead_tls::crypto::{FAST, Provider};
-use keystead_tls::handshake::{Lease, MasterSecretRequest, NeedsInput, SignatureRequest, SignedParams};
+use keystead_tls::handshake::{Fit, Lease, MasterSecretRequest, NeedsInput, SignatureRequest, SignedParams};
 use keystead_tls::secret::MasterSecret;
 use keystead_tls::{
     ClientCertificateRefusal, Error, Established, Handshake, HostParameters, Identity, KeyServerFailure, Opened, Step,
@@ -14,6 +15,7 @@ use keystead_tls::{
 use rand::rngs::StdRng;
 use rand::{CryptoRng, Rng, SeedableRng};
 
+use crate::sessions::Sessions;
 use crate::signer;
 
 /// Answers a request for a signature.
@@ -33,7 +35,8 @@ pub trait KeyTransport {
 
 /// One connection.
 pub struct Server {
-    host: HostParameters,
+    host: Arc<HostParameters>,
+    sessions: Sessions,
     rng: Box<dyn CryptoRng>,
     key_server: KeyServer,
     client_verifier: ClientVerifier,
@@ -86,7 +89,8 @@ impl Server {
         key_server: KeyServer,
     ) -> Self {
         Self {
-            host,
+            host: Arc::new(host),
+            sessions: Sessions::default(),
             rng,
             key_server,
             client_verifier: Box::new(|_| Ok(())),
@@ -100,6 +104,11 @@ impl Server {
     /// The same, with this verdict on clients' certificates; without it each may come in.
     pub fn verifying(self, verdict: impl Fn(&[Vec<u8>]) -> Result<(), ClientCertificateRefusal> + 'static) -> Self {
         Self { client_verifier: Box::new(verdict), ..self }
+    }
+
+    /// The same, with these sessions; without them none is kept or found.
+    pub fn with_sessions(self, sessions: &Sessions) -> Self {
+        Self { sessions: sessions.clone(), ..self }
     }
 
     /// The same, with this part in RSA key transport.
@@ -132,7 +141,26 @@ impl Server {
         loop {
             step = match step {
                 Step::NeedsInput(handshake) => return Ok(Phase::Handshake(handshake)),
-                Step::ChooseIdentity(handshake) => handshake.choose(&self.host, &mut *self.rng, out)?,
+                Step::ChooseIdentity(handshake) => {
+                    handshake.choose(&self.host, self.sessions.keeping(), &mut *self.rng, out)?
+                }
+                Step::FindSession(handshake) => match self.sessions.find(&handshake) {
+                    None => handshake.decline(&mut *self.rng, out)?,
+                    Some(session) => match handshake.fit(session, out)? {
+                        Fit::Fits(handshake) => {
+                            let renewed = self.sessions.renew(handshake.session());
+                            handshake.resume(renewed, &mut *self.rng, out)?
+                        }
+                        Fit::Differs(handshake, difference) => {
+                            self.sessions.differs(difference);
+                            handshake.decline(&mut *self.rng, out)?
+                        }
+                    },
+                },
+                Step::KeepSession(handshake) => {
+                    let ticket = self.sessions.keep(handshake.kept_by(), handshake.session());
+                    handshake.resume(ticket, out)?
+                }
                 Step::NeedsSignature(handshake) => match handshake.verify((self.key_server)(handshake.request())) {
                     Ok(verified) => handshake.resume(verified, out)?,
                     Err(_) => return Err(handshake.abort(KeyServerFailure::WrongSignature.into(), out)),

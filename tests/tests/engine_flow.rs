@@ -11,7 +11,7 @@ use keystead_tests::conversation::{State, at, bring};
 use keystead_tests::server::{Server, host};
 use keystead_tests::signer::{self, ED25519, OCSP_RESPONSE, P256, SERVER_NAME, Signer, signers};
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
-use keystead_tls::handshake::{SignatureRequest, SignedParams};
+use keystead_tls::handshake::{Keeping, SignatureRequest, SignedParams};
 use keystead_tls::{
     Alert, AlertDescription, CipherSuite, ContentType, Error, Handshake, HostParameters, Identity, NamedGroup,
     PeerClosed, PeerIncompatible, SignatureScheme, Step,
@@ -201,7 +201,8 @@ fn the_server_name_reaches_host_choice_key_server_and_summary() {
     let step = Handshake::new(FAST).feed(&client.hello(), &mut out).unwrap();
     let Step::ChooseIdentity(handshake) = step else { panic!("{step:?}") };
     assert_eq!(handshake.server_name(), Some("www.example.com"));
-    let step = handshake.choose(&host(), &mut StdRng::seed_from_u64(1), &mut out).unwrap();
+    let step =
+        handshake.choose(&Arc::new(host()), Keeping::default(), &mut StdRng::seed_from_u64(1), &mut out).unwrap();
     let Step::NeedsSignature(handshake) = step else { panic!("{step:?}") };
     assert_eq!(handshake.request().server_name, Some("www.example.com"));
     assert_eq!(out, b"", "the client is sent nothing before the key server's answer");
@@ -449,7 +450,8 @@ fn a_wrong_signature_may_be_asked_for_again() {
     let mut client = Client::default();
     let mut out = Vec::new();
     let Ok(Step::ChooseIdentity(handshake)) = Handshake::new(FAST).feed(&client.hello(), &mut out) else { panic!() };
-    let step = handshake.choose(&host(), &mut StdRng::seed_from_u64(1), &mut out).unwrap();
+    let step =
+        handshake.choose(&Arc::new(host()), Keeping::default(), &mut StdRng::seed_from_u64(1), &mut out).unwrap();
     let Step::NeedsSignature(handshake) = step else { panic!("{step:?}") };
     let right = signer::sign(handshake.request(), [1; 32]);
     let other_random = SignedParams { server_random: [2; 32], ..right.clone() };

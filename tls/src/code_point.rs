@@ -138,6 +138,7 @@ code_points! {
         APPLICATION_LAYER_PROTOCOL_NEGOTIATION = 16, "application_layer_protocol_negotiation";
         EXTENDED_MASTER_SECRET = 23, "extended_master_secret";
         RECORD_SIZE_LIMIT = 28, "record_size_limit";
+        SESSION_TICKET = 35, "session_ticket";
         SUPPORTED_VERSIONS = 43, "supported_versions";
         RENEGOTIATION_INFO = 0xff01, "renegotiation_info";
     }

@@ -24,9 +24,9 @@ pub struct Summary {
     pub version: ProtocolVersion,
     /// The suite.
     pub suite: CipherSuite,
-    /// The group of the key exchange; `None` in RSA key transport.
+    /// The group of the key exchange; `None` in RSA key transport and in a resumed handshake.
     pub group: Option<NamedGroup>,
-    /// The scheme of the signature; `None` in RSA key transport.
+    /// The scheme of the signature; `None` where there is none.
     pub scheme: Option<SignatureScheme>,
     /// The application protocol (RFC 7301).
     pub alpn: Option<Vec<u8>>,
@@ -36,6 +36,8 @@ pub struct Summary {
     pub key_id: KeyId,
     /// The client's DER certificates, its own first, whose key it has proven to have; empty when it sent none.
     pub client_chain: Vec<Vec<u8>>,
+    /// Whether the handshake went on from an earlier one's session; group and scheme were that one's.
+    pub resumed: bool,
 }
 
 /// A connection whose handshake is complete. The caller moves the bytes.

@@ -178,6 +178,8 @@ reasons! {
         /// A pre-master secret or Finished by RSA key transport that the key server refuses. There is one such cause,
         /// and one alert, so that nothing tells one malformed pre-master secret from another (RFC 5246 §7.4.7.1).
         KeyTransportRefused => Some(AlertDescription::BAD_RECORD_MAC),
+        /// A session that had extended_master_secret, offered without (RFC 7627 §5.3).
+        ExtendedMasterSecretDropped => HANDSHAKE_FAILURE,
         /// A Finished whose verify_data is wrong (RFC 5246 §7.4.9).
         WrongFinished => DECRYPT_ERROR,
     }

@@ -22,11 +22,12 @@
 //! The whole road, with the key server's part played by `sign`:
 //!
 //! ```
-//! # use keystead_tls::handshake::{SignatureRequest, SignedParams};
+//! # use std::sync::Arc;
+//! # use keystead_tls::handshake::{Keeping, SignatureRequest, SignedParams};
 //! # use keystead_tls::{Error, Established, Handshake, HostParameters, KeyServerFailure, Step};
 //! # fn drive(
 //! #     mut read: impl FnMut() -> Vec<u8>,
-//! #     host: &HostParameters,
+//! #     host: &Arc<HostParameters>,
 //! #     rng: &mut dyn rand_core::CryptoRng,
 //! #     sign: impl Fn(SignatureRequest<'_>) -> SignedParams,
 //! #     out: &mut Vec<u8>,
@@ -35,13 +36,17 @@
 //! loop {
 //!     step = match step {
 //!         Step::NeedsInput(handshake) => handshake.feed(&read(), out)?,
-//!         Step::ChooseIdentity(handshake) => handshake.choose(host, rng, out)?,
+//!         Step::ChooseIdentity(handshake) => handshake.choose(host, Keeping::default(), rng, out)?,
+//!         // Where sessions are kept, the client's may be found.
+//!         Step::FindSession(handshake) => handshake.decline(rng, out)?,
 //!         Step::NeedsSignature(handshake) => match handshake.verify(sign(handshake.request())) {
 //!             Ok(verified) => handshake.resume(verified, out)?,
 //!             Err(_) => return Err(handshake.abort(KeyServerFailure::WrongSignature.into(), out)),
 //!         },
 //!         // RSA key transport and client certificates, where the host has them.
 //!         Step::NeedsLease(_) | Step::VerifyClient(_) | Step::NeedsMasterSecret(_) => unreachable!(),
+//!         // A ticket for the client to come back with, where the caller seals them.
+//!         Step::KeepSession(handshake) => handshake.resume(None, out)?,
 //!         Step::Established(connection) => return Ok(connection),
 //!     };
 //! }
@@ -59,6 +64,7 @@ pub mod identity;
 pub mod message;
 pub mod record;
 pub mod secret;
+pub mod session;
 pub mod suite;
 
 pub use alert::{Alert, AlertDescription, AlertLevel};
@@ -72,3 +78,4 @@ pub use error::{
 };
 pub use handshake::{ClientAuth, Handshake, HostParameters, Step};
 pub use identity::{Identity, IdentityError, KeyId, KeyKind, PublicKey};
+pub use session::{Session, SessionId};

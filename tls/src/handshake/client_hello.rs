@@ -16,6 +16,23 @@ pub(crate) struct ClientHelloReceived {
     pub(crate) message: Vec<u8>,
 }
 
+impl ClientHelloReceived {
+    /// Whether the client knows what to do with a ticket (RFC 5077 §3.2).
+    pub(crate) fn takes_tickets(&self) -> bool {
+        self.hello.extensions.session_ticket.is_some()
+    }
+
+    /// The client's ticket. An empty one says that it has none, and takes one.
+    pub(crate) fn ticket(&self) -> Option<&[u8]> {
+        self.hello.extensions.session_ticket.as_deref().filter(|ticket| !ticket.is_empty())
+    }
+
+    /// Whether the client offers a session to go on from.
+    pub(crate) fn offers_session(&self) -> bool {
+        self.ticket().is_some() || !self.hello.session_id.is_empty()
+    }
+}
+
 impl ExpectClientHello {
     pub(crate) fn take(self, message: Message, wire: &mut Wire) -> Result<ClientHelloReceived, Error> {
         let hello = ClientHello::read(message.body())?;

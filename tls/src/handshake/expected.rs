@@ -2,11 +2,13 @@
 
 use super::client_hello::{ClientHelloReceived, ExpectClientHello};
 use super::tls12::client_auth::{CertificateAnswer, ClientChain, ExpectCertificate, ExpectCertificateVerify};
-use super::tls12::finish::{Complete, ExpectChangeCipherSpec, ExpectFinished};
+use super::tls12::finish::{Complete, ExpectChangeCipherSpec, ExpectFinished, Finished};
+use super::tls12::keeping::SessionToKeep;
 use super::tls12::key_exchange::ExpectClientKeyExchange;
 use super::tls12::key_transport::{ExpectSealedFinished, SealedFinished};
+use super::tls12::resumption::{ExpectResumedChangeCipherSpec, ExpectResumedFinished};
 use super::wire::{Awaits, Event, Expectation, Wire};
-use super::{ChooseIdentity, Handshake, NeedsInput, NeedsMasterSecret, Step, VerifyClient};
+use super::{ChooseIdentity, Handshake, KeepSession, NeedsInput, NeedsMasterSecret, Step, VerifyClient};
 use crate::code_point::HandshakeType;
 use crate::connection::Established;
 use crate::error::{Error, PeerMisbehaved};
@@ -21,6 +23,8 @@ pub(crate) enum Expected {
     ChangeCipherSpec(Box<ExpectChangeCipherSpec>),
     SealedFinished(Box<ExpectSealedFinished>),
     Finished(Box<ExpectFinished>),
+    ResumedChangeCipherSpec(Box<ExpectResumedChangeCipherSpec>),
+    ResumedFinished(Box<ExpectResumedFinished>),
 }
 
 /// Where an event leads.
@@ -29,6 +33,7 @@ enum Next {
     Choose(ClientHelloReceived),
     VerifyClient(ClientChain),
     RecoverMasterSecret(SealedFinished),
+    KeepSession(Box<SessionToKeep>),
     Establish(Complete),
 }
 
@@ -39,21 +44,22 @@ impl Expectation for Expected {
             Self::Certificate(_) => (HandshakeType::CERTIFICATE, certificate::MAX_LENGTH),
             Self::ClientKeyExchange(_) => (HandshakeType::CLIENT_KEY_EXCHANGE, client_key_exchange::MAX_LENGTH),
             Self::CertificateVerify(_) => (HandshakeType::CERTIFICATE_VERIFY, certificate_verify::MAX_LENGTH),
-            Self::Finished(_) => (HandshakeType::FINISHED, finished::VERIFY_DATA_LENGTH),
-            Self::ChangeCipherSpec(_) | Self::SealedFinished(_) => return None,
+            Self::Finished(_) | Self::ResumedFinished(_) => (HandshakeType::FINISHED, finished::VERIFY_DATA_LENGTH),
+            Self::ChangeCipherSpec(_) | Self::ResumedChangeCipherSpec(_) | Self::SealedFinished(_) => return None,
         };
         (kind == expected).then_some(longest)
     }
 
     fn awaits(&self) -> Awaits {
         match self {
-            Self::ChangeCipherSpec(_) => Awaits::ChangeCipherSpec,
+            Self::ChangeCipherSpec(_) | Self::ResumedChangeCipherSpec(_) => Awaits::ChangeCipherSpec,
             Self::SealedFinished(_) => Awaits::SealedRecord,
             Self::ClientHello(_)
             | Self::Certificate(_)
             | Self::ClientKeyExchange(_)
             | Self::CertificateVerify(_)
-            | Self::Finished(_) => Awaits::Message,
+            | Self::Finished(_)
+            | Self::ResumedFinished(_) => Awaits::Message,
         }
     }
 }
@@ -77,7 +83,14 @@ impl Expected {
             (Self::SealedFinished(state), Event::SealedRecord(record)) => {
                 Ok(Next::RecoverMasterSecret(state.take(record)))
             }
-            (Self::Finished(state), Event::Message(message)) => state.take(&message, wire, out).map(Next::Establish),
+            (Self::Finished(state), Event::Message(message)) => Ok(match state.take(&message, wire, out)? {
+                Finished::Complete(complete) => Next::Establish(complete),
+                Finished::Keep(session) => Next::KeepSession(session),
+            }),
+            (Self::ResumedChangeCipherSpec(state), Event::ChangeCipherSpec(boundary)) => {
+                Ok(Next::Expect(Self::ResumedFinished(state.take(boundary, wire))))
+            }
+            (Self::ResumedFinished(state), Event::Message(message)) => state.take(&message).map(Next::Establish),
             (_, Event::ChangeCipherSpec(_)) => Err(PeerMisbehaved::EarlyChangeCipherSpec.into()),
             (_, Event::Message(_) | Event::SealedRecord(_)) => Err(PeerMisbehaved::UnexpectedHandshakeMessage.into()),
         }
@@ -102,6 +115,9 @@ pub(super) fn advance(mut wire: Box<Wire>, mut expected: Expected, out: &mut Vec
             }
             Ok(Next::RecoverMasterSecret(sealed)) => {
                 return Ok(Step::NeedsMasterSecret(Handshake { wire, state: NeedsMasterSecret(sealed) }));
+            }
+            Ok(Next::KeepSession(session)) => {
+                return Ok(Step::KeepSession(Handshake { wire, state: KeepSession(session) }));
             }
             Ok(Next::Establish(complete)) => {
                 return Ok(Step::Established(Box::new(Established::new(*wire, complete))));

@@ -2,11 +2,15 @@
 //!
 //! ```text
 //!  NeedsInput ── ClientHello ──► ChooseIdentity ── choose ──┬──► NeedsSignature ── resume ──┐
-//!   ▲   │  ▲                                                └──► NeedsLease ── resume ──────┤
-//!   └───┘  │ feed                                                                           │
-//!          └────────────────────────────────────────────────────────────────────────────────┘
+//!   ▲   │  ▲                                                ├──► NeedsLease ── resume ──────┤
+//!   └───┘  │ feed                                           └──► FindSession ─┐             │
+//!          │                    as choose does ◄── decline ──────────┴─────────┤ fit         │
+//!          │                                                                   ▼             │
+//!          │                                         ReadyToResume ── resume ──┐             │
+//!          └───────────────────────────────────────────────────────────────────┴─────────────┘
 //!  NeedsInput ── the client's Certificate ──► VerifyClient ── accept ──► NeedsInput
 //!  NeedsInput ── Finished in RSA key transport ──► NeedsMasterSecret ── resume ──► Established
+//!  NeedsInput ── Finished of a session that can be kept ──► KeepSession ── resume ──► Established
 //!  NeedsInput ── Finished ──► Established
 //! ```
 //!
@@ -23,6 +27,7 @@ mod transcript;
 pub(crate) mod wire;
 
 pub use host::{ClientAuth, HostParameters};
+pub use tls12::keeping::{Keeping, KeptBy};
 pub use tls12::key_transport::{Lease, MasterSecretRequest};
 pub use tls12::signing::{SignatureRequest, SignedParams, VerifiedParams};
 
@@ -34,7 +39,9 @@ use rand_core::CryptoRng;
 use self::client_hello::{ClientHelloReceived, ExpectClientHello};
 use self::expected::{Expected, advance};
 use self::tls12::client_auth::ClientChain;
+use self::tls12::keeping::SessionToKeep;
 use self::tls12::key_transport::{AwaitLease, SealedFinished};
+use self::tls12::resumption;
 use self::tls12::server_flight::RandomFrom;
 use self::tls12::signing::ReadyToSign;
 use self::wire::Wire;
@@ -43,7 +50,9 @@ use crate::crypto::{BadSignature, Provider};
 use crate::error::{ClientCertificateRefusal, Error, PeerClosed, PeerIncompatible, PeerMisbehaved};
 use crate::identity::Identity;
 use crate::message::client_hello::ProtocolNames;
+use crate::message::new_session_ticket::NewSessionTicket;
 use crate::secret::MasterSecret;
+use crate::session::{Difference, Session, SessionId};
 
 /// What a handshake needs next.
 #[must_use]
@@ -53,6 +62,8 @@ pub enum Step {
     NeedsInput(Handshake<NeedsInput>),
     /// The virtual host that the client asked for.
     ChooseIdentity(Handshake<ChooseIdentity>),
+    /// The session that the client would go on from, if there is one.
+    FindSession(Handshake<FindSession>),
     /// The key server's signature. The client has been sent nothing yet.
     NeedsSignature(Handshake<NeedsSignature>),
     /// A random that a key server leases, for RSA key transport. The client has been sent nothing yet.
@@ -61,6 +72,8 @@ pub enum Step {
     VerifyClient(Handshake<VerifyClient>),
     /// The master secret of RSA key transport.
     NeedsMasterSecret(Handshake<NeedsMasterSecret>),
+    /// That its session be kept.
+    KeepSession(Handshake<KeepSession>),
     /// Nothing: it is complete.
     Established(Box<Established>),
 }
@@ -94,6 +107,22 @@ pub struct NeedsInput(Expected);
 /// The client has said what it wants, and whom.
 pub struct ChooseIdentity(ClientHelloReceived);
 
+/// The client offers a session to go on from.
+pub struct FindSession(resumption::SessionOffered);
+
+/// There is a session, and it fits.
+pub struct ReadyToResume(resumption::ReadyToResume);
+
+/// Whether a session fits what the client offers and the host allows.
+#[must_use]
+#[derive(Debug)]
+pub enum Fit {
+    /// It does.
+    Fits(Handshake<ReadyToResume>),
+    /// It does not.
+    Differs(Handshake<FindSession>, Difference),
+}
+
 /// Everything is negotiated but the signature.
 pub struct NeedsSignature(ReadyToSign);
 
@@ -102,6 +131,9 @@ pub struct NeedsLease(AwaitLease);
 
 /// The client has sent its certificate.
 pub struct VerifyClient(ClientChain);
+
+/// The handshake is complete but for this side's Finished.
+pub struct KeepSession(Box<SessionToKeep>);
 
 /// The client has sent everything, and only the key server can read the end of it.
 pub struct NeedsMasterSecret(SealedFinished);
@@ -148,25 +180,135 @@ impl Handshake<ChooseIdentity> {
         self.state.0.hello.extensions.alpn.iter().flat_map(ProtocolNames::iter)
     }
 
-    /// Goes on as this virtual host. The ephemeral key is drawn from `rng`.
+    /// Goes on as this virtual host, whose session may be kept as `keeping` says. The ephemeral key is drawn from `rng`.
     ///
     /// # Errors
     /// [`Error::PeerIncompatible`] when client and host share too little. The alert that answers it is in `out`.
-    pub fn choose(mut self, host: &HostParameters, rng: &mut dyn CryptoRng, out: &mut Vec<u8>) -> Result<Step, Error> {
-        match self.state.0.negotiate(self.wire.provider, host, rng) {
-            Ok(RandomFrom::Signature(state)) => {
-                Ok(Step::NeedsSignature(Handshake { wire: self.wire, state: NeedsSignature(state) }))
-            }
-            Ok(RandomFrom::Lease(state)) => {
-                Ok(Step::NeedsLease(Handshake { wire: self.wire, state: NeedsLease(state) }))
-            }
-            Err(error) => Err(self.wire.fail(error, out)),
+    pub fn choose(
+        self,
+        host: &Arc<HostParameters>,
+        keeping: Keeping,
+        rng: &mut dyn CryptoRng,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, Error> {
+        let Self { wire, state: ChooseIdentity(received) } = self;
+        if received.offers_session() {
+            let offered = resumption::SessionOffered { received, host: Arc::clone(host), keeping };
+            return Ok(Step::FindSession(Handshake { wire, state: FindSession(offered) }));
         }
+        let random_from = received.negotiate(wire.provider, host, keeping, rng);
+        random_needed(wire, random_from, out)
     }
 
     /// No virtual host has the name the client asked for (RFC 6066 §3).
     pub fn reject_name(self, out: &mut Vec<u8>) -> Error {
         self.abort(PeerIncompatible::UnrecognizedName.into(), out)
+    }
+}
+
+/// Asks for ServerHello.random where it comes from.
+fn random_needed(
+    mut wire: Box<Wire>,
+    random_from: Result<RandomFrom, Error>,
+    out: &mut Vec<u8>,
+) -> Result<Step, Error> {
+    match random_from {
+        Ok(RandomFrom::Signature(state)) => Ok(Step::NeedsSignature(Handshake { wire, state: NeedsSignature(state) })),
+        Ok(RandomFrom::Lease(state)) => Ok(Step::NeedsLease(Handshake { wire, state: NeedsLease(state) })),
+        Err(error) => Err(wire.fail(error, out)),
+    }
+}
+
+impl Handshake<FindSession> {
+    /// The client's ticket, of one byte at least (RFC 5077).
+    pub fn ticket(&self) -> Option<&[u8]> {
+        self.state.0.ticket()
+    }
+
+    /// The id of the client's session, of those that have 32 bytes. `None` beside a ticket (RFC 5077 §3.4).
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.state.0.session_id()
+    }
+
+    /// Whether the client may go on from `session`. Its age and where it is from are the caller's to judge.
+    ///
+    /// # Errors
+    /// [`PeerMisbehaved::ExtendedMasterSecretDropped`]. The alert that answers it is in `out`.
+    pub fn fit(mut self, session: Session, out: &mut Vec<u8>) -> Result<Fit, Error> {
+        match self.state.0.fit(&session) {
+            Ok(Ok(suite)) => {
+                let state = ReadyToResume(resumption::ReadyToResume { offered: self.state.0, session, suite });
+                Ok(Fit::Fits(Handshake { wire: self.wire, state }))
+            }
+            Ok(Err(difference)) => Ok(Fit::Differs(self, difference)),
+            Err(cause) => Err(self.wire.fail(cause.into(), out)),
+        }
+    }
+
+    /// Goes on with a full handshake.
+    ///
+    /// # Errors
+    /// As those of [`Handshake::choose`].
+    pub fn decline(self, rng: &mut dyn CryptoRng, out: &mut Vec<u8>) -> Result<Step, Error> {
+        let random_from = self.state.0.decline(self.wire.provider, rng);
+        random_needed(self.wire, random_from, out)
+    }
+}
+
+impl Handshake<ReadyToResume> {
+    /// The session that the client goes on from.
+    pub fn session(&self) -> &Session {
+        &self.state.0.session
+    }
+
+    /// Sends ServerHello to Finished, with a ticket in place of the client's if there is one and the client takes it.
+    /// ServerHello.random is drawn from `rng`.
+    ///
+    /// # Errors
+    /// Whatever ends the handshake. The alert that answers it is in `out`.
+    pub fn resume(
+        mut self,
+        renewed: Option<NewSessionTicket>,
+        rng: &mut dyn CryptoRng,
+        out: &mut Vec<u8>,
+    ) -> Result<Step, Error> {
+        match self.state.0.send(renewed, rng, &mut self.wire, out) {
+            Ok(expected) => advance(self.wire, expected, out),
+            Err(error) => Err(self.wire.fail(error, out)),
+        }
+    }
+
+    /// Goes on with a full handshake.
+    ///
+    /// # Errors
+    /// As those of [`Handshake::choose`].
+    pub fn decline(self, rng: &mut dyn CryptoRng, out: &mut Vec<u8>) -> Result<Step, Error> {
+        let random_from = self.state.0.offered.decline(self.wire.provider, rng);
+        random_needed(self.wire, random_from, out)
+    }
+}
+
+impl Handshake<KeepSession> {
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.state.0.session
+    }
+
+    /// How the client is to come back to it.
+    pub fn kept_by(&self) -> KeptBy {
+        self.state.0.kept_by
+    }
+
+    /// Sends the ticket, if the client waits for one, and this side's Finished. Without a ticket the client is told that
+    /// there is none after all.
+    ///
+    /// # Errors
+    /// Whatever ends the handshake. The alert that answers it is in `out`.
+    pub fn resume(mut self, ticket: Option<NewSessionTicket>, out: &mut Vec<u8>) -> Result<Step, Error> {
+        match self.state.0.send(ticket, &mut self.wire, out) {
+            Ok(complete) => Ok(Step::Established(Box::new(Established::new(*self.wire, complete)))),
+            Err(error) => Err(self.wire.fail(error, out)),
+        }
     }
 }
 

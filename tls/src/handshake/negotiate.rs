@@ -114,7 +114,10 @@ fn choose_scheme(client: &ClientExtensions, host: &HostParameters, identity: &Id
 }
 
 /// RFC 7301 §3.2: the host's order decides; without an overlap the connection ends.
-fn choose_alpn(client: &ClientExtensions, host: &HostParameters) -> Result<Option<Vec<u8>>, PeerIncompatible> {
+pub(crate) fn choose_alpn(
+    client: &ClientExtensions,
+    host: &HostParameters,
+) -> Result<Option<Vec<u8>>, PeerIncompatible> {
     let Some(offered) = client.alpn.as_ref().filter(|_| !host.alpn.is_empty()) else { return Ok(None) };
     let chosen = host.alpn.iter().find(|protocol| offered.iter().any(|name| name == protocol.as_slice()));
     chosen.map(|protocol| Some(protocol.clone())).ok_or(PeerIncompatible::NoCommonAlpn)

@@ -47,6 +47,8 @@ pub struct ClientExtensions {
     pub record_size_limit: Option<u16>,
     /// Versions, in the client's order (RFC 8446 §4.2.1).
     pub supported_versions: Option<Vec<ProtocolVersion>>,
+    /// A ticket; an empty one where the client has none and takes one (RFC 5077 §3.2).
+    pub session_ticket: Option<Vec<u8>>,
     /// An empty renegotiation_info (RFC 5746 §3.2).
     pub renegotiation_info: bool,
 }
@@ -179,6 +181,7 @@ impl ClientExtensions {
             ExtensionType::SUPPORTED_VERSIONS => {
                 self.supported_versions = Some(u16_list(read_all(data, Reader::vector8)?, ProtocolVersion)?);
             }
+            ExtensionType::SESSION_TICKET => self.session_ticket = Some(data.to_vec()),
             ExtensionType::RENEGOTIATION_INFO => {
                 if !read_all(data, Reader::vector8)?.is_empty() {
                     return Err(PeerMisbehaved::NonEmptyRenegotiationInfo.into());
@@ -234,6 +237,9 @@ impl ClientExtensions {
             extension(ExtensionType::SUPPORTED_VERSIONS, &|out| {
                 write_vector::<1>(out, |out| versions.iter().for_each(|version| write_u16(out, version.0)));
             });
+        }
+        if let Some(ticket) = &self.session_ticket {
+            extension(ExtensionType::SESSION_TICKET, &|out| out.extend_from_slice(ticket));
         }
         if self.renegotiation_info {
             extension(ExtensionType::RENEGOTIATION_INFO, &|out| out.push(0));
@@ -338,6 +344,7 @@ mod tests {
                 extended_master_secret: true,
                 record_size_limit: Some(64),
                 supported_versions: Some(vec![ProtocolVersion::TLS_1_3, ProtocolVersion::TLS_1_2]),
+                session_ticket: Some(vec![5; 200]),
                 renegotiation_info: true,
             },
         }

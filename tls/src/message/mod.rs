@@ -9,6 +9,7 @@ pub mod certificate_verify;
 pub mod client_hello;
 pub mod client_key_exchange;
 pub mod finished;
+pub mod new_session_ticket;
 pub mod server_hello;
 pub mod server_hello_done;
 pub mod server_key_exchange;

@@ -35,6 +35,8 @@ pub struct ServerExtensions {
     pub extended_master_secret: bool,
     /// Most bytes of a record's plaintext that this side takes (RFC 8449 §4).
     pub record_size_limit: Option<u16>,
+    /// A NewSessionTicket follows (RFC 5077 §3.2).
+    pub session_ticket: bool,
 }
 
 impl ServerHello {
@@ -92,6 +94,7 @@ impl ServerExtensions {
                 }
                 ExtensionType::EXTENDED_MASTER_SECRET => extensions.extended_master_secret = data.is_empty(),
                 ExtensionType::RECORD_SIZE_LIMIT => extensions.record_size_limit = Some(read_all(data, Reader::u16)?),
+                ExtensionType::SESSION_TICKET => extensions.session_ticket = data.is_empty(),
                 _ => {}
             }
         }
@@ -126,6 +129,9 @@ impl ServerExtensions {
         if let Some(limit) = self.record_size_limit {
             extension(ExtensionType::RECORD_SIZE_LIMIT, &limit.to_be_bytes());
         }
+        if self.session_ticket {
+            extension(ExtensionType::SESSION_TICKET, &[]);
+        }
     }
 }
 
@@ -144,6 +150,7 @@ mod tests {
             alpn: Some(b"http/1.1".to_vec()),
             extended_master_secret: true,
             record_size_limit: Some(16384),
+            session_ticket: true,
         };
         for extensions in [full, ServerExtensions::default()] {
             let hello = ServerHello {

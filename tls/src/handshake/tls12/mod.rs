@@ -1,4 +1,4 @@
-//! The states of a TLS 1.2 handshake behind ClientHello, in the protocol's order.
+//! The states of a full TLS 1.2 handshake behind ClientHello, in the protocol's order.
 //!
 //! ```text
 //!   ECDHE: ReadyToSign ──┐                        RSA: NeedsLease ──┐
@@ -14,17 +14,22 @@
 //!                                                         │
 //!                     ┌── RSA ────────────────────────────┤ ECDHE
 //!                     ▼                                   ▼
-//!       ExpectSealedFinished ── SealedFinished, ──► ExpectFinished ──► Complete
+//!       ExpectSealedFinished ── SealedFinished, ──► ExpectFinished ──► [SessionToKeep ──►] Complete
 //!                               master secret given
 //! ```
+//!
+//! A handshake that goes on from a session takes another road: `resumption`.
 
 pub(crate) mod client_auth;
 pub(crate) mod finish;
+pub(crate) mod keeping;
 pub(crate) mod key_exchange;
 pub(crate) mod key_transport;
+pub(crate) mod resumption;
 pub(crate) mod server_flight;
 pub(crate) mod signing;
 
+use self::keeping::KeptBy;
 use super::transcript::Transcript;
 use crate::connection::Summary;
 use crate::suite::Suite;
@@ -36,4 +41,5 @@ pub(crate) struct Context {
     pub(crate) suite: &'static Suite,
     pub(crate) transcript: Transcript,
     pub(crate) summary: Summary,
+    pub(crate) kept_by: Option<KeptBy>,
 }

@@ -5,6 +5,7 @@ use rand_core::CryptoRng;
 
 use super::Context;
 use super::client_auth::ExpectCertificate;
+use super::keeping::{Keeping, KeptBy};
 use super::key_exchange::{ExpectClientKeyExchange, PendingExchange};
 use super::key_transport::AwaitLease;
 use super::signing::ReadyToSign;
@@ -29,6 +30,7 @@ use crate::record::MAX_PLAINTEXT;
 pub(crate) struct Negotiated {
     pub(crate) offer: Offer,
     pub(crate) agreed: Agreed,
+    kept_by: Option<KeptBy>,
     transcript: Transcript,
     client_auth: ClientAuth,
     schemes: Vec<SignatureScheme>,
@@ -38,11 +40,11 @@ pub(crate) struct Negotiated {
 pub(crate) struct Offer {
     pub(crate) random: [u8; 32],
     pub(crate) server_name: Option<String>,
-    renegotiation_info: bool,
+    pub(crate) renegotiation_info: bool,
     ec_point_formats: bool,
     status_request: bool,
-    extended_master_secret: bool,
-    record_size_limit: Option<u16>,
+    pub(crate) extended_master_secret: bool,
+    pub(crate) record_size_limit: Option<u16>,
 }
 
 impl From<ClientHello> for Offer {
@@ -79,8 +81,10 @@ impl ClientHelloReceived {
         self,
         provider: &dyn Provider,
         host: &HostParameters,
+        keeping: Keeping,
         rng: &mut dyn CryptoRng,
     ) -> Result<RandomFrom, Error> {
+        let kept_by = keeping.with(&self);
         let agreed = negotiate(&self.hello, host)?;
         let exchange = agreed.exchange;
         let client_auth = host.client_auth.clone();
@@ -89,6 +93,7 @@ impl ClientHelloReceived {
             offer: self.hello.into(),
             transcript: Transcript::start(agreed.suite.hash, self.message, keep),
             agreed,
+            kept_by,
             client_auth,
             schemes: host.schemes.clone(),
         };
@@ -111,7 +116,7 @@ impl Negotiated {
         out: &mut Vec<u8>,
     ) -> Result<FlightSent, Error> {
         let flight = self.flight(server_random, signed);
-        let Self { offer, agreed, mut transcript, client_auth, schemes } = self;
+        let Self { offer, agreed, kept_by, mut transcript, client_auth, schemes } = self;
         transcript.update(&flight);
         wire.opener.agree_on_version();
         wire.sealer.seal(ContentType::HANDSHAKE, &flight, out)?;
@@ -132,8 +137,10 @@ impl Negotiated {
             extended_master_secret: offer.extended_master_secret,
             key_id: agreed.identity.public_key().key_id(),
             client_chain: Vec::new(),
+            resumed: false,
         };
-        let context = Context { client_random: offer.random, server_random, suite: agreed.suite, transcript, summary };
+        let (client_random, suite) = (offer.random, agreed.suite);
+        let context = Context { client_random, server_random, suite, transcript, summary, kept_by };
         Ok(FlightSent { context, client_auth, schemes })
     }
 
@@ -143,7 +150,7 @@ impl Negotiated {
         let mut flight = Vec::with_capacity(4096);
         ServerHello {
             random: server_random,
-            session_id: Vec::new(),
+            session_id: self.session_id(),
             cipher_suite: self.agreed.suite.code_point,
             extensions: self.answers(ocsp_response.is_some()),
         }
@@ -172,6 +179,15 @@ impl Negotiated {
             alpn: self.agreed.alpn.clone(),
             extended_master_secret: self.offer.extended_master_secret,
             record_size_limit: self.offer.record_size_limit.map(|_| MAX_PLAINTEXT as u16),
+            session_ticket: self.kept_by == Some(KeptBy::Ticket),
+        }
+    }
+
+    /// The id that the session is kept under; empty where it is not.
+    fn session_id(&self) -> Vec<u8> {
+        match self.kept_by {
+            Some(KeptBy::Id(id)) => id.0.to_vec(),
+            Some(KeptBy::Ticket) | None => Vec::new(),
         }
     }
 }
