@@ -145,9 +145,8 @@ impl Objection {
     }
 }
 
-/// Whether the certificate might be sound, and the revocation lists are what is at fault: none covers it, or the one that
-/// does is past its nextUpdate, or cannot be used. webpki asks them last of all, with the path's signatures and times
-/// already found right.
+/// Whether the revocation lists are what is at fault: none covers a certificate of the path, or the one that does is past
+/// its nextUpdate, or cannot be used. webpki asks about a certificate when it has found its signature and its time right.
 fn is_of_the_lists(cause: &webpki::Error) -> bool {
     use webpki::Error as Cause;
     matches!(
