@@ -7,6 +7,7 @@ use keystead_tls::{ClientAuth, Identity};
 use crate::certificate;
 use crate::config::{Config, HostConfig};
 use crate::serve::channel_material;
+use crate::virtual_host::UNTOLD_IDENTITIES;
 
 /// Checks what loading the configuration does not, and tells what was found, for a person to read.
 ///
@@ -54,6 +55,9 @@ fn describe(host: &HostConfig, found: &mut String) -> std::fmt::Result {
             writeln!(found, "  client certificates: required, authorities: {}", authorities.len())?;
         }
     }
+    if host.keeps_identities_to_itself() {
+        writeln!(found, "  warning: {UNTOLD_IDENTITIES}")?;
+    }
     for backend in &host.backends {
         writeln!(found, "  backend: {backend}")?;
     }
@@ -62,4 +66,49 @@ fn describe(host: &HostConfig, found: &mut String) -> std::fmt::Result {
 
 fn key(identity: &Identity) -> String {
     format!("{}, key id {}", certificate::words(identity).key_algorithm, identity.public_key().key_id())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use std::fs;
+
+    const CONFIG: &str = r#"
+state_directory = "state"
+[channel]
+certificate = "edge.pem"
+private_key = "edge.key"
+trust_roots = "ca.pem"
+[[listener]]
+address = "127.0.0.1:8443"
+[key_server]
+addresses = ["127.0.0.1:7443"]
+server_name = "keyserver.keystead.local"
+[[virtual_host]]
+names = ["localhost"]
+keys = ["key"]
+backends = ["127.0.0.1:8080"]
+proxy_protocol = "v1"
+client_auth = { mode = "optional", authorities = "ca.pem" }
+"#;
+
+    #[test]
+    fn it_warns_where_no_backend_hears_of_identities() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        fs::write(directory.path().join("ca.pem"), authority.pem()).unwrap();
+        let told = |config: &str| {
+            let file = directory.path().join("edge.toml");
+            fs::write(&file, config).unwrap();
+            let mut found = String::new();
+            describe(&Config::load(&file).unwrap().hosts[0], &mut found).unwrap();
+            found
+        };
+        assert!(told(CONFIG).contains("  warning: client_auth without proxy_protocol = \"v2\": "));
+        assert!(!told(&CONFIG.replace("\"v1\"", "\"v2\"")).contains("warning"));
+    }
 }

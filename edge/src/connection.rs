@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
 use crate::handshake::{Failed, Handshakes};
-use crate::proxy_protocol::Ends;
+use crate::proxy_protocol::{Ends, Header};
 use crate::relay::relay;
 use crate::socket;
 use crate::telemetry::{Ended, Lost, Telemetry};
@@ -38,6 +38,7 @@ impl Connections {
         let ended = match Box::pin(self.backend(&mut established, &host, &client, peer)).await {
             Ok(backend) => {
                 drop(host);
+                established.forget_client_chain();
                 relay(client, backend, established, &self.limits, &self.telemetry).await
             }
             Err(ended) => {
@@ -92,8 +93,14 @@ impl Connections {
         let destination = client.local_addr().map_err(|_| Ended::Lost(Lost::ClientReset))?;
         let summary = established.summary();
         let words = host.certificate_words(summary.key_id);
-        let header = host.proxy_protocol.header(Ends { source: peer, destination }, summary, &words);
-        socket::write_all(&backend, &header, Instant::now() + limit).await.map_err(|_| unreachable())?;
+        let ends = Ends { source: peer, destination };
+        let Header { bytes, omitted } = host.proxy_protocol.header(ends, summary, &words);
+        for part in omitted {
+            self.telemetry.identity_omitted(part);
+            let part: &'static str = part.into();
+            tracing::warn!(host = host.name, part, "client's identity not told to the backend in full");
+        }
+        socket::write_all(&backend, &bytes, Instant::now() + limit).await.map_err(|_| unreachable())?;
         Ok(backend)
     }
 }

@@ -8,13 +8,11 @@ use keystead_tls::handshake::{
     ChooseIdentity, Keeping, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature, VerifyClient,
 };
 use keystead_tls::{ClientCertificateRefusal, Error, Established, Handshake, LocalFailure, PeerClosed, Step};
-use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use crate::buffer::{Lent, SIZE};
-use crate::client_auth::{ClientIdentity, Objection};
+use crate::client_auth::{ClientIdentity, Objection, Verifications};
 use crate::directory::Directory;
 use crate::key_client::{KeyClient, Lessor, Recovery};
 use crate::socket;
@@ -29,6 +27,8 @@ pub struct Handshakes {
     pub directory: Arc<Directory>,
     /// Who signs.
     pub key_client: KeyClient,
+    /// Where clients' certificates are verified.
+    pub verifications: Verifications,
 }
 
 impl Handshakes {
@@ -60,7 +60,7 @@ impl Handshakes {
                 Step::KeepSession(handshake) => handshake.resume(None, &mut driver.out)?,
                 Step::NeedsSignature(handshake) => self.sign(handshake, driver).await?,
                 Step::NeedsLease(handshake) => self.lease(handshake, driver).await?,
-                Step::VerifyClient(handshake) => driver.verify(handshake).await?,
+                Step::VerifyClient(handshake) => self.verify(handshake, driver).await?,
                 Step::NeedsMasterSecret(handshake) => self.recover(handshake, driver).await?,
                 Step::Established(established) => {
                     driver.flush().await?;
@@ -108,6 +108,21 @@ impl Handshakes {
         }
     }
 
+    /// Has the client's certificate verified, as the host it asked for wants it.
+    async fn verify(&self, handshake: Handshake<VerifyClient>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        let Some(verifier) = driver.host.as_ref().and_then(|host| host.client_verifier.clone()) else {
+            // No host asks for certificates without trusting an authority.
+            return Err(handshake.refuse(ClientCertificateRefusal::UnknownCa, &mut driver.out));
+        };
+        match self.verifications.verify(verifier, handshake.chain().to_vec(), driver.deadline).await {
+            Ok(()) => handshake.accept(&mut driver.out),
+            Err(objection) => {
+                report_objection(&objection, handshake.chain());
+                Err(handshake.abort(objection.cause(), &mut driver.out))
+            }
+        }
+    }
+
     /// Whatever the key server refuses for, the client sees the same at the same point (RFC 5246 §7.4.7.1).
     async fn recover(&self, handshake: Handshake<NeedsMasterSecret>, driver: &mut Driver<'_>) -> Result<Step, Error> {
         // A handshake that comes here has had its lease from somebody.
@@ -144,27 +159,6 @@ struct Driver<'c> {
 }
 
 impl Driver<'_> {
-    /// Has the client's certificate verified, as the host it asked for wants it.
-    async fn verify(&mut self, handshake: Handshake<VerifyClient>) -> Result<Step, Error> {
-        let Some(verifier) = self.host.as_ref().and_then(|host| host.client_verifier.clone()) else {
-            // No host asks for certificates without trusting an authority.
-            return Err(handshake.refuse(ClientCertificateRefusal::UnknownCa, &mut self.out));
-        };
-        let chain = handshake.chain().to_vec();
-        // A hostile chain takes long enough to make others wait.
-        let verifying = spawn_blocking(move || verifier.verify(&chain, UnixTime::now()));
-        let Ok(verdict) = timeout_at(self.deadline, verifying).await else {
-            return Err(handshake.abort(PeerClosed::TimedOut.into(), &mut self.out));
-        };
-        match verdict.unwrap_or(Err(Objection::Unreadable)) {
-            Ok(()) => handshake.accept(&mut self.out),
-            Err(objection) => {
-                report_objection(&objection, handshake.chain());
-                Err(handshake.refuse(objection.cause(), &mut self.out))
-            }
-        }
-    }
-
     /// Sends what there is to send, and feeds what the client sends next.
     async fn feed(&mut self, handshake: Handshake<NeedsInput>) -> Result<Step, Error> {
         self.flush().await?;

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use keystead_tls::{CipherSuite, Summary};
 use serde::Deserialize;
+use strum::IntoStaticStr;
 
-use crate::client_auth::ClientIdentity;
+use crate::client_auth::{ClientIdentity, CommonName};
 
 /// What precedes the client's bytes on the way to the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -39,12 +40,31 @@ pub struct CertificateWords {
     pub key_algorithm: String,
 }
 
+/// What a backend is told of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// What precedes the client's bytes.
+    pub bytes: Vec<u8>,
+    /// What version 2 would say and this header does not. Whoever came in is verified all the same.
+    pub omitted: Vec<Omission>,
+}
+
+/// A part of a client's identity that no reader would take or should trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Omission {
+    /// The certificate is over 12 KiB.
+    Certificate,
+    /// The common name is over 256 bytes, or is [ambiguous](CommonName::Ambiguous).
+    CommonName,
+}
+
 impl ProxyProtocol {
     /// The header for this connection; empty for [`ProxyProtocol::None`].
-    pub fn header(self, ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Vec<u8> {
+    pub fn header(self, ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Header {
         match self {
-            Self::None => Vec::new(),
-            Self::V1 => v1(ends),
+            Self::None => Header::default(),
+            Self::V1 => Header { bytes: v1(ends), omitted: Vec::new() },
             Self::V2 => v2(ends, summary, certificate),
         }
     }
@@ -115,7 +135,7 @@ const LONGEST_COMMON_NAME: usize = 256;
 /// and HAProxy, for one, takes no longer header than 16 KiB.
 const LONGEST_CERTIFICATE: usize = 12 * 1024;
 
-fn v2(ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Vec<u8> {
+fn v2(ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Header {
     let mut body = Vec::with_capacity(160);
     let family = match ends.family() {
         Family::V4(source, destination) => {
@@ -137,19 +157,42 @@ fn v2(ends: Ends, summary: &Summary, certificate: &CertificateWords) -> Vec<u8> 
     if let Some(name) = &summary.server_name {
         tlv(&mut body, PP2_TYPE_AUTHORITY, name.as_bytes());
     }
-    tlv(&mut body, PP2_TYPE_SSL, &ssl(summary, certificate));
+    // The engine has seen the client prove that it has the key, after the chain was verified.
+    let (client, omitted) = client_words(summary.client_chain.first().map(Vec::as_slice));
+    tlv(&mut body, PP2_TYPE_SSL, &ssl(summary, certificate, client.as_ref()));
 
-    let mut header = Vec::with_capacity(16 + body.len());
-    header.extend(SIGNATURE);
-    header.extend([VERSION_COMMAND, family]);
-    header.extend(length(&body));
-    header.extend(body);
-    header
+    let mut bytes = Vec::with_capacity(16 + body.len());
+    bytes.extend(SIGNATURE);
+    bytes.extend([VERSION_COMMAND, family]);
+    bytes.extend(length(&body));
+    bytes.extend(body);
+    Header { bytes, omitted }
 }
 
-fn ssl(summary: &Summary, certificate: &CertificateWords) -> Vec<u8> {
-    // The engine has seen the client prove that it has the key, after the chain was verified.
-    let client = summary.client_chain.first();
+/// What is said of a client that sent a certificate.
+#[derive(Default)]
+struct ClientWords<'c> {
+    common_name: Option<String>,
+    certificate: Option<&'c [u8]>,
+}
+
+/// What can be said of the client with this certificate, and what cannot.
+fn client_words(leaf: Option<&[u8]>) -> (Option<ClientWords<'_>>, Vec<Omission>) {
+    let Some(leaf) = leaf else { return (None, Vec::new()) };
+    let (mut words, mut omitted) = (ClientWords::default(), Vec::new());
+    match ClientIdentity::of(leaf).map_or(CommonName::Ambiguous, |identity| identity.common_name) {
+        CommonName::None => {}
+        CommonName::One(name) if name.len() <= LONGEST_COMMON_NAME => words.common_name = Some(name),
+        CommonName::One(_) | CommonName::Ambiguous => omitted.push(Omission::CommonName),
+    }
+    match leaf.len() <= LONGEST_CERTIFICATE {
+        true => words.certificate = Some(leaf),
+        false => omitted.push(Omission::Certificate),
+    }
+    (Some(words), omitted)
+}
+
+fn ssl(summary: &Summary, certificate: &CertificateWords, client: Option<&ClientWords<'_>>) -> Vec<u8> {
     let (flags, verify) = match client {
         Some(_) => (PP2_CLIENT_SSL | PP2_CLIENT_CERT_CONN | PP2_CLIENT_CERT_SESS, VERIFIED),
         None => (PP2_CLIENT_SSL, NOT_VERIFIED),
@@ -158,14 +201,13 @@ fn ssl(summary: &Summary, certificate: &CertificateWords) -> Vec<u8> {
     ssl.push(flags);
     ssl.extend(verify.to_be_bytes());
     tlv(&mut ssl, PP2_SUBTYPE_SSL_VERSION, summary.version.name().unwrap_or_default().as_bytes());
-    let common_name = client.and_then(|leaf| ClientIdentity::of(leaf)?.common_name);
-    if let Some(name) = common_name.filter(|name| name.len() <= LONGEST_COMMON_NAME) {
+    if let Some(name) = client.and_then(|client| client.common_name.as_ref()) {
         tlv(&mut ssl, PP2_SUBTYPE_SSL_CN, name.as_bytes());
     }
     tlv(&mut ssl, PP2_SUBTYPE_SSL_CIPHER, openssl_name(summary.suite).as_bytes());
     tlv(&mut ssl, PP2_SUBTYPE_SSL_SIG_ALG, certificate.signature_algorithm.as_bytes());
     tlv(&mut ssl, PP2_SUBTYPE_SSL_KEY_ALG, certificate.key_algorithm.as_bytes());
-    if let Some(leaf) = client.filter(|leaf| leaf.len() <= LONGEST_CERTIFICATE) {
+    if let Some(leaf) = client.and_then(|client| client.certificate) {
         tlv(&mut ssl, PP2_SUBTYPE_SSL_CLIENT_CERT, leaf);
     }
     ssl
@@ -224,7 +266,9 @@ mod tests {
 
     fn header(version: ProxyProtocol, source: &str, destination: &str, summary: &Summary) -> Vec<u8> {
         let ends = Ends { source: source.parse().unwrap(), destination: destination.parse().unwrap() };
-        version.header(ends, summary, &certificate())
+        let header = version.header(ends, summary, &certificate());
+        assert_eq!(header.omitted, []);
+        header.bytes
     }
 
     #[test]
@@ -284,22 +328,24 @@ mod tests {
         assert_eq!(header, expected.concat());
     }
 
-    /// A certificate, and the TLVs about it.
-    fn client(common_name: &str, padding: usize) -> (Vec<u8>, Vec<u8>) {
+    /// A certificate, the TLVs about it, and what they leave out.
+    fn client(common_name: &str, padding: usize) -> (Vec<u8>, Vec<u8>, Vec<Omission>) {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
         params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6], vec![0; padding])];
         let leaf = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec();
         let summary = Summary { client_chain: vec![leaf.clone(), vec![0; 60_000]], ..summary(None, None) };
-        let header = header(ProxyProtocol::V2, "192.0.2.1:1", "192.0.2.2:2", &summary);
-        assert_eq!(usize::from(u16::from_be_bytes([header[14], header[15]])), header.len() - 16);
-        (leaf, header[28..].to_vec())
+        let ends = Ends { source: "192.0.2.1:1".parse().unwrap(), destination: "192.0.2.2:2".parse().unwrap() };
+        let Header { bytes, omitted } = ProxyProtocol::V2.header(ends, &summary, &certificate());
+        assert_eq!(usize::from(u16::from_be_bytes([bytes[14], bytes[15]])), bytes.len() - 16);
+        (leaf, bytes[28..].to_vec(), omitted)
     }
 
     #[test]
     fn v2_carries_a_clients_certificate_and_common_name() {
-        let (leaf, tlvs) = client("teller 7", 10);
+        let (leaf, tlvs, omitted) = client("teller 7", 10);
+        assert_eq!(omitted, []);
         let length = u16::try_from(leaf.len()).unwrap().to_be_bytes();
         let inner: &[&[u8]] = &[
             b"\x07\x00\x00\x00\x00",
@@ -318,11 +364,12 @@ mod tests {
     }
 
     #[test]
-    fn v2_leaves_out_what_no_reader_expects_at_that_length() {
+    fn v2_leaves_out_what_no_reader_expects_and_says_so() {
         for (common_name, padding) in
             [("a".repeat(LONGEST_COMMON_NAME + 1), LONGEST_CERTIFICATE), ("a\nb".into(), 60_000)]
         {
-            let (_, tlvs) = client(&common_name, padding);
+            let (_, tlvs, omitted) = client(&common_name, padding);
+            assert_eq!(omitted, [Omission::CommonName, Omission::Certificate]);
             let expected: &[&[u8]] = &[
                 b"\x20\x00\x44\x07\x00\x00\x00\x00",
                 b"\x21\x00\x07TLSv1.2",

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::client_auth::{self, ClientVerifier};
+use crate::client_auth::{self, ClientVerifier, Verifications};
 use crate::config::{Config, HostConfig};
 use crate::connection::Connections;
 use crate::directory::Directory;
@@ -56,7 +56,8 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     background.spawn(remember(state, directory.identities()));
     let _links = key_client.keep_up(&directory);
 
-    let handshakes = Handshakes { provider: config.crypto.provider(), directory, key_client };
+    let (provider, verifications) = (config.crypto.provider(), Verifications::default());
+    let handshakes = Handshakes { provider, directory, key_client, verifications };
     let drain_timeout = config.limits.drain_timeout;
     let places = Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });

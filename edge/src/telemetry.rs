@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
 
+use crate::proxy_protocol::Omission;
+
 /// All metrics of the edge.
 #[derive(Debug)]
 pub struct Telemetry {
@@ -46,6 +48,7 @@ pub struct Telemetry {
     pub state_rebuilt: Counter,
     /// Times a revocation list had changed and was not readable.
     pub revocation_list_failures: Counter,
+    identity_omissions: Family<PartLabels, Counter>,
     /// Randoms leased beforehand, for RSA key transport.
     pub leases: LeaseTelemetry,
     recoveries: Family<OutcomeLabels, Counter>,
@@ -90,6 +93,11 @@ struct HandshakeLabels {
 struct FailureLabels {
     fault: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    part: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -169,6 +177,7 @@ impl Telemetry {
             hosts_without_identity,
             state_rebuilt,
             revocation_list_failures,
+            identity_omissions,
             leases,
             recoveries,
         } = &telemetry;
@@ -207,6 +216,11 @@ impl Telemetry {
             "Times a revocation list had changed and was not readable",
             revocation_list_failures.clone(),
         );
+        registry.register(
+            "identity_omissions",
+            "Parts of clients' identities that a PROXY header could not tell",
+            identity_omissions.clone(),
+        );
         registry.register("leases_taken", "Leased randoms that handshakes took", leases.taken.clone());
         registry.register("leases_waited", "Handshakes that waited for a leased random", leases.waited.clone());
         registry.register("leases_dropped", "Leased randoms lost with their connection", leases.dropped.clone());
@@ -235,6 +249,7 @@ impl Telemetry {
             hosts_without_identity: Gauge::default(),
             state_rebuilt: Counter::default(),
             revocation_list_failures: Counter::default(),
+            identity_omissions: Family::default(),
             leases: LeaseTelemetry::default(),
             recoveries: Family::default(),
         }
@@ -270,6 +285,11 @@ impl Telemetry {
     /// A key server was asked for a master secret.
     pub fn recovery(&self, outcome: Recovered) {
         self.recoveries.get_or_create(&OutcomeLabels { outcome: outcome.into() }).inc();
+    }
+
+    /// A backend was not told this part of a client's identity.
+    pub fn identity_omitted(&self, part: Omission) {
+        self.identity_omissions.get_or_create(&PartLabels { part: part.into() }).inc();
     }
 
     /// One try at a key server failed.

@@ -85,6 +85,9 @@ impl HostTemplate {
                 "danger_rsa_key_transport: without forward secrecy; whoever gets the key later reads what was recorded"
             );
         }
+        if self.config.keeps_identities_to_itself() {
+            tracing::warn!(host = self.config.name(), "{UNTOLD_IDENTITIES}");
+        }
         for certificate in &self.config.certificates {
             self.warn_of(&certificate.file, &certificate.identity);
         }
@@ -106,6 +109,10 @@ impl HostTemplate {
         }
     }
 }
+
+/// What is wrong with [`HostConfig::keeps_identities_to_itself`].
+pub(crate) const UNTOLD_IDENTITIES: &str =
+    "client_auth without proxy_protocol = \"v2\": the backend is not told whose certificate came in";
 
 /// Every virtual host by name. Immutable: a change makes another.
 #[derive(Debug, Default)]

@@ -156,6 +156,17 @@ fn a_chain_is_shown_to_whoever_decides_in_whole_and_in_order() {
 }
 
 #[test]
+fn a_connection_may_forget_the_chain() {
+    let (mut client, mut server) = greeted(required());
+    server.feed(&flight(&mut client, &ED25519, scheme(&ED25519))).unwrap();
+    server.connection().forget_client_chain();
+    assert!(server.summary().client_chain.is_empty());
+    assert_eq!(client.read_finished(&server.take_output()), []);
+    server.feed(&client.data(b"ping")).unwrap();
+    assert_eq!(server.take_received(), b"ping");
+}
+
+#[test]
 fn a_flight_may_come_in_any_pieces() {
     for size in [1, 2, 5, 100, 1000] {
         let (mut client, mut server) = greeted(required());

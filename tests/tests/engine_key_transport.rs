@@ -11,7 +11,7 @@ use keystead_tests::signer::{ED25519, P256};
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
 use keystead_tls::{
     Alert, AlertDescription, CipherSuite, ClientAuth, ContentType, Error, HandshakeType, HostParameters,
-    InvalidMessage, PeerIncompatible, PeerMisbehaved, SignatureScheme,
+    InvalidMessage, PeerClosed, PeerIncompatible, PeerMisbehaved, SignatureScheme,
 };
 
 const SUITES: &[CipherSuite] = HostParameters::KEY_TRANSPORT_SUITES;
@@ -304,6 +304,64 @@ fn keys_do_not_change_before_they_are_agreed_on() {
     let early = client.record(ContentType::CHANGE_CIPHER_SPEC, &[1]);
     let (error, alert) = (PeerMisbehaved::EarlyChangeCipherSpec, AlertDescription::UNEXPECTED_MESSAGE);
     refused(&mut client, &mut server, &early, error, alert, "CVE-2014-0224");
+}
+
+/// A client and a server that waits for the client's sealed Finished; the client protects what it sends.
+fn awaiting_the_sealed_finished() -> (Client, Server) {
+    let (mut client, mut server) = (client(SUITES[0], true), server(FAST, host()));
+    greet(&mut client, &mut server);
+    let key_exchange = good_key_exchange(&mut client);
+    server.feed(&[key_exchange, client.change_cipher_spec()].concat()).unwrap();
+    assert!(server.take_output().is_empty());
+    (client, server)
+}
+
+#[test]
+fn nothing_but_a_record_of_the_handshake_comes_where_the_sealed_finished_does() {
+    let plain = |content_type, payload: &[u8]| keystead_tests::client::plain_record(content_type, payload);
+    let sealed = |content_type, payload: &'static [u8]| move |client: &mut Client| client.record(content_type, payload);
+    let unexpected = AlertDescription::UNEXPECTED_MESSAGE;
+    let early = Error::from(PeerMisbehaved::EarlyChangeCipherSpec);
+    let data = Error::from(PeerMisbehaved::UnexpectedContentType);
+    // What is in a sealed alert nobody here can read: the client has left, whatever it says.
+    let left = Error::from(PeerClosed::ClosedInHandshake);
+    type Make<'m> = &'m dyn Fn(&mut Client) -> Vec<u8>;
+    let cases: [(&str, Make<'_>, Error, Alert); 8] = [
+        (
+            "a second ChangeCipherSpec",
+            &|_| plain(ContentType::CHANGE_CIPHER_SPEC, &[1]),
+            early,
+            Alert::fatal(unexpected),
+        ),
+        ("a sealed one", &sealed(ContentType::CHANGE_CIPHER_SPEC, &[1]), early, Alert::fatal(unexpected)),
+        ("application data", &|_| plain(ContentType::APPLICATION_DATA, b"data"), data, Alert::fatal(unexpected)),
+        ("sealed data", &sealed(ContentType::APPLICATION_DATA, b"data"), data, Alert::fatal(unexpected)),
+        ("a plain warning", &|_| plain(ContentType::ALERT, &[1, 90]), left, CLOSE),
+        ("a plain fatal alert", &|_| plain(ContentType::ALERT, &[2, 48]), left, CLOSE),
+        ("a sealed close_notify", &sealed(ContentType::ALERT, &[1, 0]), left, CLOSE),
+        ("a sealed fatal alert", &sealed(ContentType::ALERT, &[2, 48]), left, CLOSE),
+    ];
+    for (name, make, error, alert) in cases {
+        let (mut client, mut server) = awaiting_the_sealed_finished();
+        let record = make(&mut client);
+        // The right Finished behind it comes too late.
+        let finished = client.finished();
+        assert_eq!(server.feed(&[record, finished].concat()), Err(error), "{name}");
+        assert_eq!(server.take_output(), plain(ContentType::ALERT, &alert.encode()), "{name}");
+        assert!(!server.is_established(), "{name}");
+    }
+}
+
+const CLOSE: Alert = Alert::warning(AlertDescription::CLOSE_NOTIFY);
+
+#[test]
+fn a_second_key_change_behind_the_finished_ends_the_connection() {
+    let (mut client, mut server) = awaiting_the_sealed_finished();
+    server.feed(&client.finished()).unwrap();
+    assert_eq!(client.read_finished(&server.take_output()), []);
+    let again = client.record(ContentType::CHANGE_CIPHER_SPEC, &[1]);
+    let (error, alert) = (PeerMisbehaved::EarlyChangeCipherSpec, AlertDescription::UNEXPECTED_MESSAGE);
+    refused(&mut client, &mut server, &again, error, alert, "established");
 }
 
 #[test]

@@ -92,6 +92,11 @@ impl Established {
         &self.summary
     }
 
+    /// Lets go of [`Summary::client_chain`], which takes up to 64 KiB for as long as the connection stands.
+    pub fn forget_client_chain(&mut self) {
+        self.summary.client_chain = Vec::new();
+    }
+
     /// The bytes that came behind the client's Finished, as a False Start client sends them (RFC 7918). They are the
     /// front of the connection's data, still protected; every later call gives none.
     pub fn take_unread(&mut self) -> Vec<u8> {

@@ -240,6 +240,10 @@ reasons! {
         NoKeyPair => INTERNAL_ERROR,
         /// No backend could be reached.
         BackendUnreachable => INTERNAL_ERROR,
+        /// What the revocation lists at hand do not tell: whether a client's certificate stands.
+        RevocationUnknown => INTERNAL_ERROR,
+        /// The verification of a client's certificate did not come to its end in time.
+        NoVerdict => INTERNAL_ERROR,
         /// So many records under one key that its AEAD protects no more (RFC 8446 §5.5).
         KeyExhausted => INTERNAL_ERROR,
     }

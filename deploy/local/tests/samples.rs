@@ -8,6 +8,7 @@ use keystead_edge::config::Config;
 use keystead_keyserver::settings::Settings;
 use keystead_local::pki::Deployment;
 use rcgen::{CertificateParams, CertificateRevocationListParams, CertifiedIssuer, KeyIdMethod, KeyPair, date_time_ymd};
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use tempfile::TempDir;
 
 /// A directory with the certificates of `part` and the sample as it would be with every comment that holds a key or a
@@ -64,4 +65,55 @@ fn revocation_list() -> String {
         key_identifier_method: KeyIdMethod::Sha256,
     };
     list.signed_by(&authority).unwrap().pem().unwrap()
+}
+
+/// The fields of `T`, by their names in a configuration.
+fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    let mut fields: &[_] = &[];
+    // It gives no value, and is asked for one of these fields alone.
+    assert!(T::deserialize(Fields(&mut fields)).is_err());
+    assert!(!fields.is_empty());
+    fields
+}
+
+/// Takes down what a struct asks for.
+struct Fields<'f>(&'f mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Fields<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("no struct"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        Err(Self::Error::custom("fields alone"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[test]
+fn every_limit_stands_in_its_sample() {
+    let (edges, key_servers) =
+        (fields::<keystead_edge::config::Limits>(), fields::<keystead_keyserver::config::Limits>());
+    for (sample, limits) in [("edge.toml", edges), ("keyserver.toml", key_servers)] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(sample);
+        let text = fs::read_to_string(source).unwrap();
+        let table = text.lines().map(uncommented).skip_while(|line| line != "[limits]").skip(1);
+        let table: Vec<_> = table.take_while(|line| !line.starts_with('[')).collect();
+        for limit in limits {
+            let stands = table.iter().any(|line| line.split_once(" = ").is_some_and(|(key, _)| key == *limit));
+            assert!(stands, "{sample}: [limits] has no {limit}");
+        }
+    }
 }

@@ -11,14 +11,26 @@ use x509_parser::prelude::{AttributeTypeAndValue, FromDer, GeneralName, X509Cert
 pub struct ClientIdentity {
     /// The subject as RFC 4514 writes it, the innermost part first; characters outside ASCII are escaped.
     pub subject: String,
-    /// The subject's common name: `None` where it has none or several, or one with control characters.
-    pub common_name: Option<String>,
+    /// The subject's common name.
+    pub common_name: CommonName,
     /// The subject alternative names that are DNS names.
     pub dns: Vec<String>,
     /// Those that are URIs.
     pub uris: Vec<String>,
     /// Those that are email addresses.
     pub emails: Vec<String>,
+}
+
+/// A subject's common name, for whoever tells clients apart by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommonName {
+    /// There is none.
+    None,
+    /// There is one.
+    One(String),
+    /// There are several, or one that is empty, has control characters or is no UTF-8: whoever reads it might take it for
+    /// somebody else's.
+    Ambiguous,
 }
 
 impl ClientIdentity {
@@ -67,11 +79,14 @@ impl ClientIdentity {
 const LOGGED_NAMES: usize = 8;
 const LOGGED_CHARACTERS: usize = 256;
 
-fn common_name(name: &X509Name<'_>) -> Option<String> {
+fn common_name(name: &X509Name<'_>) -> CommonName {
     let mut names = name.iter_common_name();
-    let (name, None) = (names.next()?.as_str().ok()?, names.next()) else { return None };
-    let plain = !name.is_empty() && !name.chars().any(char::is_control);
-    plain.then(|| name.to_owned())
+    let Some(first) = names.next() else { return CommonName::None };
+    let is_plain = |name: &&str| !name.is_empty() && !name.chars().any(char::is_control);
+    match (first.as_str().ok().filter(is_plain), names.next()) {
+        (Some(name), None) => CommonName::One(name.to_owned()),
+        (_, _) => CommonName::Ambiguous,
+    }
 }
 
 /// RFC 4514 §2. Every value is escaped, so that no value can look like a further part of the name.
@@ -182,14 +197,17 @@ mod tests {
         ];
         let identity = ClientIdentity::of(&certificate(&[(DnType::CommonName, "a")], names)).unwrap();
         assert_eq!(identity.names().collect::<Vec<_>>(), ["client.example", "spiffe://example/a", "a@example"]);
-        assert_eq!(identity.common_name.as_deref(), Some("a"));
+        assert_eq!(identity.common_name, CommonName::One("a".to_owned()));
     }
 
     #[test]
     fn a_common_name_is_one_and_plain() {
         let common_name = |parts: &[_]| ClientIdentity::of(&certificate(parts, Vec::new())).unwrap().common_name;
-        assert_eq!(common_name(&[(DnType::OrganizationName, "a")]), None);
-        assert_eq!(common_name(&[(DnType::CommonName, "a\r\nb")]), None);
-        assert_eq!(common_name(&[(DnType::CommonName, "Ä")]).as_deref(), Some("Ä"));
+        assert_eq!(common_name(&[(DnType::OrganizationName, "a")]), CommonName::None);
+        assert_eq!(common_name(&[(DnType::CommonName, "a\r\nb")]), CommonName::Ambiguous);
+        assert_eq!(common_name(&[(DnType::CommonName, "")]), CommonName::Ambiguous);
+        let second = DnType::CustomDnType(vec![2, 5, 4, 3]);
+        assert_eq!(common_name(&[(DnType::CommonName, "a"), (second, "b")]), CommonName::Ambiguous);
+        assert_eq!(common_name(&[(DnType::CommonName, "Ä")]), CommonName::One("Ä".to_owned()));
     }
 }

@@ -6,11 +6,12 @@
 mod identity;
 mod revocation;
 mod rule;
+mod verification;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_tls::ClientCertificateRefusal;
+use keystead_tls::{ClientCertificateRefusal, Error, LocalFailure};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -18,9 +19,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use webpki::{ALL_VERIFICATION_ALGS, Cert, EndEntityCert, KeyUsage, VerifiedPath, spki_for_anchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub use identity::ClientIdentity;
+pub use identity::{ClientIdentity, CommonName};
 pub use revocation::RevocationLists;
 pub use rule::{Fingerprint, Rule};
+pub use verification::Verifications;
 
 use crate::telemetry::Telemetry;
 
@@ -43,7 +45,8 @@ impl ClientVerifier {
     ///
     /// An extended key usage must hold clientAuth, and a key usage digitalSignature, where the certificate has them.
     /// Once there are revocation lists, each certificate of the path must be covered by one that is not past its
-    /// nextUpdate: a missing list must not let in whom it would have kept out.
+    /// nextUpdate: a missing list must not let in whom it would have kept out. That one is missing is no fault of the
+    /// client's.
     ///
     /// # Errors
     /// [`Objection`].
@@ -123,18 +126,45 @@ pub enum Objection {
     /// None of the rules is met.
     #[error("no rule lets it in")]
     NoRule,
+    /// Its verification broke off, or did not end in time.
+    #[error("its verification came to no end")]
+    NoVerdict,
 }
 
 impl Objection {
     /// What the client is told, and what is counted.
-    pub fn cause(&self) -> ClientCertificateRefusal {
+    pub fn cause(&self) -> Error {
         match self {
-            Self::Path(cause) => path_cause(cause),
-            Self::KeyUsage => ClientCertificateRefusal::Unsupported,
-            Self::IssuerKeyUsage | Self::Unreadable => ClientCertificateRefusal::Bad,
-            Self::NoRule => ClientCertificateRefusal::AccessDenied,
+            Self::Path(cause) if is_of_the_lists(cause) => LocalFailure::RevocationUnknown.into(),
+            Self::Path(cause) => path_cause(cause).into(),
+            Self::KeyUsage => ClientCertificateRefusal::Unsupported.into(),
+            Self::IssuerKeyUsage | Self::Unreadable => ClientCertificateRefusal::Bad.into(),
+            Self::NoRule => ClientCertificateRefusal::AccessDenied.into(),
+            Self::NoVerdict => LocalFailure::NoVerdict.into(),
         }
     }
+}
+
+/// Whether the revocation lists are what is at fault: none covers a certificate of the path, or the one that does is past
+/// its nextUpdate, or cannot be used. webpki asks about a certificate when it has found its signature and its time right.
+fn is_of_the_lists(cause: &webpki::Error) -> bool {
+    use webpki::Error as Cause;
+    matches!(
+        cause,
+        Cause::UnknownRevocationStatus
+            | Cause::CrlExpired { .. }
+            | Cause::InvalidCrlNumber
+            | Cause::InvalidCrlSignatureForPublicKey
+            | Cause::IssuerNotCrlSigner
+            | Cause::UnsupportedCrlIssuingDistributionPoint
+            | Cause::UnsupportedCrlVersion
+            | Cause::UnsupportedDeltaCrl
+            | Cause::UnsupportedIndirectCrl
+            | Cause::UnsupportedRevocationReason
+            | Cause::UnsupportedRevocationReasonsPartitioning
+            | Cause::UnsupportedCrlSignatureAlgorithmContext(_)
+            | Cause::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_)
+    )
 }
 
 /// Of webpki's causes, those that RFC 5246 §7.2.2 has a word for. An issuer that may not be one counts as unknown, as
@@ -158,7 +188,7 @@ fn path_cause(cause: &webpki::Error) -> ClientCertificateRefusal {
         | Cause::UnsupportedCriticalExtension
         | Cause::UnsupportedSignatureAlgorithmContext(_)
         | Cause::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => ClientCertificateRefusal::Unsupported,
-        // Malformed, not signed by whom it names, against a constraint, of a status that no list tells, or too costly.
+        // Malformed, not signed by whom it names, against a constraint, or too costly.
         _ => ClientCertificateRefusal::Bad,
     }
 }

@@ -81,12 +81,13 @@ pub struct InvalidFingerprint;
 
 #[cfg(test)]
 mod tests {
+    use super::super::CommonName;
     use super::*;
 
     fn client() -> ClientIdentity {
         ClientIdentity {
             subject: "CN=a,O=Bank".to_owned(),
-            common_name: Some("a".to_owned()),
+            common_name: CommonName::One("a".to_owned()),
             dns: vec!["Client.example".to_owned(), "*.example".to_owned()],
             uris: vec!["spiffe://example/a".to_owned()],
             emails: vec!["Anna@Example.org".to_owned()],

@@ -44,6 +44,16 @@ impl HostConfig {
         self.names.first().map(ToString::to_string).unwrap_or_default()
     }
 
+    /// Whether clients are asked for certificates that no backend hears of. Not an error: the edge may be the only gate,
+    /// and its log has the identities too, as one who introduces certificates wants it at first.
+    pub fn keeps_identities_to_itself(&self) -> bool {
+        let asks = match self.parameters.client_auth {
+            ClientAuth::None => false,
+            ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
+        };
+        asks && self.proxy_protocol != ProxyProtocol::V2
+    }
+
     /// Whether sessions may be agreed on without forward secrecy.
     pub fn has_key_transport(&self) -> bool {
         HostParameters::KEY_TRANSPORT_SUITES.iter().any(|suite| self.parameters.suites.contains(suite))
@@ -241,8 +251,8 @@ impl CertificateFile {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::super::tests::{GOOD, load};
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+    use super::super::tests::{GOOD, load, load_in};
     use super::*;
 
     fn with(lines: &str) -> Result<HostConfig, String> {
@@ -268,6 +278,29 @@ mod tests {
         // A value that signals is no suite one can choose.
         let error = with("suites = [\"TLS_FALLBACK_SCSV\"]\n").unwrap_err();
         assert!(error.contains("is none of TLS_ECDHE_"), "{error}");
+    }
+
+    #[test]
+    fn identities_reach_the_backend_by_proxy_v2_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        fs::write(directory.path().join("ca.pem"), authority.pem()).unwrap();
+        for (mode, proxy_protocol, expected) in [
+            ("required", "none", true),
+            ("required", "v1", true),
+            ("required", "v2", false),
+            ("optional", "v1", true),
+            ("optional", "v2", false),
+        ] {
+            let lines = format!(
+                "proxy_protocol = \"{proxy_protocol}\"\nclient_auth = {{ mode = \"{mode}\", authorities = \"ca.pem\" }}\n"
+            );
+            let config = load_in(directory.path(), &format!("{GOOD}{lines}")).unwrap();
+            assert_eq!(config.hosts[0].keeps_identities_to_itself(), expected, "{mode} {proxy_protocol}");
+        }
+        assert!(!with("").unwrap().keeps_identities_to_itself());
     }
 
     #[test]

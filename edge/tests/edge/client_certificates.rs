@@ -89,6 +89,22 @@ async fn the_backend_is_told_who_came_in() {
 }
 
 #[tokio::test]
+async fn what_the_backend_cannot_be_told_is_counted() {
+    let authority = authority("clients", |_| {});
+    let long = certificate(&authority, |params| {
+        params.distinguished_name.push(DnType::CommonName, "a\nb");
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6], vec![0; 13_000])];
+    });
+    let stack = stack(&authority, "required", "").await;
+    let told = told(&stack, Some(&long)).await;
+    assert_eq!(told[..5], VERIFIED);
+    assert!(told.len() < 200, "neither the certificate nor its common name");
+    for part in ["certificate", "common_name"] {
+        stack.until_metric(&format!("identity_omissions_total{{part=\"{part}\"}}"), 1).await;
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_may_be_unwanted_optional_or_required() {
     let authority = authority("clients", |_| {});
     let good = certificate(&authority, |_| {});
@@ -169,7 +185,7 @@ async fn each_bad_certificate_has_its_alert_and_reason() {
     assert_eq!(told(&stack, Some(&certificate(&|_| {}))).await[..5], VERIFIED);
 }
 
-fn list(issuer: &Authority, serials: &[u64]) -> String {
+fn list(issuer: &Authority, serials: &[u64], next_update: i32) -> String {
     let revoked = |serial: &u64| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
         revocation_time: date_time_ymd(2024, 1, 1),
@@ -178,7 +194,7 @@ fn list(issuer: &Authority, serials: &[u64]) -> String {
     };
     let params = CertificateRevocationListParams {
         this_update: date_time_ymd(2024, 1, 1),
-        next_update: date_time_ymd(2100, 1, 1),
+        next_update: date_time_ymd(next_update, 1, 1),
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: None,
         revoked_certs: serials.iter().map(revoked).collect(),
@@ -198,7 +214,7 @@ async fn a_certificate_is_refused_once_a_list_revokes_it() {
         ..Options::default()
     };
     fs::write(options.directory.path().join("ca.pem"), authority.pem()).unwrap();
-    fs::write(options.directory.path().join("clients.crl"), list(&authority, &[41])).unwrap();
+    fs::write(options.directory.path().join("clients.crl"), list(&authority, &[41], 2100)).unwrap();
     let stack = Stack::start(options).await;
     let replace = |content: &str| {
         let (file, beside) = (stack.directory.path().join("clients.crl"), stack.directory.path().join("beside"));
@@ -209,7 +225,7 @@ async fn a_certificate_is_refused_once_a_list_revokes_it() {
     replace("no list");
     stack.until_metric("revocation_list_failures_total", 1).await;
     assert_eq!(told(&stack, Some(&good)).await[..5], VERIFIED);
-    replace(&list(&authority, &[41, 42]));
+    replace(&list(&authority, &[41, 42], 2100));
     for _ in 0..500 {
         if let Err(failure) = stack.try_connect_as(SERVER_NAME, Some(&good)).await {
             assert_eq!(alert(&failure), AlertDescription::CertificateRevoked);
@@ -219,6 +235,25 @@ async fn a_certificate_is_refused_once_a_list_revokes_it() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the list was not read again");
+}
+
+#[tokio::test]
+async fn a_list_past_its_time_keeps_clients_out_and_counts_as_the_edges_own_failure() {
+    let authority = authority("clients", |params| {
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    });
+    let options = Options {
+        host_lines: format!("{}revocation_lists = [\"clients.crl\"]\n", asking("optional")),
+        ..Options::default()
+    };
+    fs::write(options.directory.path().join("ca.pem"), authority.pem()).unwrap();
+    fs::write(options.directory.path().join("clients.crl"), list(&authority, &[], 2025)).unwrap();
+    let stack = Stack::start(options).await;
+    let good = certificate(&authority, |_| {});
+    assert_eq!(refused(&stack, Some(&good)).await, AlertDescription::InternalError);
+    stack.until_metric("handshake_failures_total{fault=\"own\",reason=\"revocation_unknown\"}", 1).await;
+    assert!(!stack.metrics().contains("certificate_bad"));
+    assert_eq!(told(&stack, None).await[..5], NOBODY);
 }
 
 #[tokio::test]

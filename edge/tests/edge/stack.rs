@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_edge::client_auth;
+use keystead_edge::client_auth::{self, Verifications};
 use keystead_edge::config::{Config, Limits};
 use keystead_edge::connection::Connections;
 use keystead_edge::directory::Directory;
@@ -143,7 +143,8 @@ impl Stack {
         let links = key_client.keep_up(&directory);
         let mut lists = JoinSet::new();
         lists.spawn(client_auth::keep_fresh(verifiers, Duration::from_millis(20), telemetry.clone()));
-        let handshakes = Handshakes { provider: config.crypto.provider(), directory, key_client };
+        let (provider, verifications) = (config.crypto.provider(), Verifications::default());
+        let handshakes = Handshakes { provider, directory, key_client, verifications };
         let places = Arc::new(Semaphore::new(config.limits.max_connections));
         let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());

@@ -7,7 +7,7 @@ use keystead_tls::{CipherSuite, SignatureScheme};
 
 use super::*;
 use crate::custody::{Custody, SigningFailed};
-use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES};
+use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES, Wrong};
 use crate::fixture::{EDGE_ONE, EDGE_TWO};
 use crate::lease::LeaseLimits;
 
