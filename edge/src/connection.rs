@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
-use crate::handshake::{Failed, Handshakes};
+use crate::handshake::{Done, Failed, Handshakes};
 use crate::proxy_protocol::{Ends, Header};
 use crate::relay::relay;
 use crate::socket;
@@ -32,7 +32,7 @@ impl Connections {
     pub async fn serve(&self, client: TcpStream, peer: SocketAddr) {
         tracing::debug!(client = %peer, "connected");
         // In a box of its own, so that what only handshakes need is not there for the rest of the connection's life.
-        let Some((mut established, host)) = Box::pin(self.handshake(&client)).await else {
+        let Some(Done { mut established, host, kept }) = Box::pin(self.handshake(&client)).await else {
             return;
         };
         let ended = match Box::pin(self.backend(&mut established, &host, &client, peer)).await {
@@ -48,23 +48,29 @@ impl Connections {
                 ended
             }
         };
+        if let (Ended::Error(error), Some(kept)) = (ended, kept)
+            && error.is_fatal_alert()
+        {
+            self.handshakes.sessions.end(&kept);
+        }
         self.telemetry.connection_ended(ended);
         tracing::debug!(fault = ended.fault(), reason = ended.reason(), "connection ended");
     }
 
-    async fn handshake(&self, client: &TcpStream) -> Option<(Box<Established>, Arc<VirtualHost>)> {
+    async fn handshake(&self, client: &TcpStream) -> Option<Done> {
         let began = Instant::now();
         match self.handshakes.drive(client, began + self.limits.handshake_timeout).await {
-            Ok((established, host)) => {
+            Ok(done) => {
+                let Done { established, host, .. } = &done;
                 let summary = established.summary();
                 self.telemetry.handshake_done(summary, began.elapsed());
                 tracing::Span::current().record("server_name", summary.server_name.as_deref());
                 let group = summary.group.and_then(NamedGroup::name);
-                tracing::debug!(host = host.name, suite = %summary.suite, group, "handshake");
+                tracing::debug!(host = host.name, suite = %summary.suite, group, resumed = summary.resumed, "handshake");
                 if let Some(client) = summary.client_chain.first().and_then(|leaf| ClientIdentity::of(leaf)) {
                     tracing::info!(host = host.name, client = client.excerpt(), "client certificate");
                 }
-                Some((established, host))
+                Some(done)
             }
             Err(Failed { error: Error::PeerClosed(PeerClosed::NothingSent), .. }) => {
                 self.telemetry.probes.inc();

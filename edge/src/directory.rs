@@ -1,4 +1,4 @@
-//! The table of virtual hosts as it changes with what key servers tell.
+//! What key servers tell: the table of virtual hosts as it changes with it, and the keys of sessions.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +8,7 @@ use keystead_proto::v1;
 use tokio::sync::watch;
 
 use crate::identity::IdentitySet;
+use crate::sessions::TicketKeys;
 use crate::telemetry::Telemetry;
 use crate::virtual_host::{HostTemplate, Table};
 
@@ -18,6 +19,7 @@ pub struct Directory {
     templates: Vec<HostTemplate>,
     sources: Mutex<Sources>,
     merged: watch::Sender<IdentitySet>,
+    ticket_keys: Arc<TicketKeys>,
     ready: Condition,
     telemetry: Arc<Telemetry>,
 }
@@ -63,6 +65,7 @@ impl Directory {
             templates,
             sources: Mutex::new(sources),
             merged: watch::Sender::new(IdentitySet::default()),
+            ticket_keys: Arc::new(TicketKeys::new(telemetry.clone())),
             ready,
             telemetry,
         };
@@ -88,6 +91,11 @@ impl Directory {
         }
         *slot = Some(set);
         self.rebuild(&sources);
+    }
+
+    /// The keys that sessions are sealed under.
+    pub fn ticket_keys(&self) -> &Arc<TicketKeys> {
+        &self.ticket_keys
     }
 
     /// The identities that count, and each change of them.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use keystead_tls::crypto::{BadSignature, Provider};
 use keystead_tls::handshake::{
-    ChooseIdentity, Keeping, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature, VerifyClient,
+    ChooseIdentity, FindSession, Fit, KeepSession, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature,
+    ReadyToResume, VerifyClient,
 };
 use keystead_tls::{ClientCertificateRefusal, Error, Established, Handshake, LocalFailure, PeerClosed, Step};
 use tokio::net::TcpStream;
@@ -15,8 +16,21 @@ use crate::buffer::{Lent, SIZE};
 use crate::client_auth::{ClientIdentity, Objection, Verifications};
 use crate::directory::Directory;
 use crate::key_client::{KeyClient, Lessor, Recovery};
+use crate::sessions::record::Head;
+use crate::sessions::{Found, Kept, NoSession, Origin, Sessions};
 use crate::socket;
 use crate::virtual_host::VirtualHost;
+
+/// A connection whose handshake is complete.
+#[derive(Debug)]
+pub struct Done {
+    /// The connection.
+    pub established: Box<Established>,
+    /// Whom it is with.
+    pub host: Arc<VirtualHost>,
+    /// Its session, if it has one that anybody can go on from.
+    pub kept: Option<Kept>,
+}
 
 /// What every handshake needs.
 #[derive(Debug)]
@@ -27,23 +41,21 @@ pub struct Handshakes {
     pub directory: Arc<Directory>,
     /// Who signs.
     pub key_client: KeyClient,
+    /// What clients come back to.
+    pub sessions: Sessions,
     /// Where clients' certificates are verified.
     pub verifications: Verifications,
 }
 
 impl Handshakes {
-    /// Drives a handshake to its end, before `deadline`. Gives the connection, and the virtual host it is with.
+    /// Drives a handshake to its end, before `deadline`.
     ///
     /// # Errors
     /// Why it failed, and what is yet to be sent to the client.
-    pub async fn drive(
-        &self,
-        client: &TcpStream,
-        deadline: Instant,
-    ) -> Result<(Box<Established>, Arc<VirtualHost>), Failed> {
-        let mut driver = Driver { client, deadline, out: Vec::new(), host: None, lessor: None };
+    pub async fn drive(&self, client: &TcpStream, deadline: Instant) -> Result<Done, Failed> {
+        let mut driver = Driver { client, deadline, out: Vec::new(), host: None, lessor: None, kept: None };
         match (self.run(&mut driver).await, driver.host) {
-            (Ok(established), Some(host)) => Ok((established, host)),
+            (Ok(established), Some(host)) => Ok(Done { established, host, kept: driver.kept }),
             (Err(error), _) => Err(Failed { error, alert: driver.out }),
             // No handshake completes without its host having been chosen.
             (Ok(_), None) => Err(Failed { error: LocalFailure::NoIdentity.into(), alert: Vec::new() }),
@@ -56,12 +68,12 @@ impl Handshakes {
             step = match step {
                 Step::NeedsInput(handshake) => driver.feed(handshake).await?,
                 Step::ChooseIdentity(handshake) => self.choose(handshake, driver)?,
-                Step::FindSession(handshake) => handshake.decline(&mut rand::rng(), &mut driver.out)?,
-                Step::KeepSession(handshake) => handshake.resume(None, &mut driver.out)?,
+                Step::FindSession(handshake) => self.find_session(handshake, driver).await?,
                 Step::NeedsSignature(handshake) => self.sign(handshake, driver).await?,
                 Step::NeedsLease(handshake) => self.lease(handshake, driver).await?,
                 Step::VerifyClient(handshake) => self.verify(handshake, driver).await?,
                 Step::NeedsMasterSecret(handshake) => self.recover(handshake, driver).await?,
+                Step::KeepSession(handshake) => self.keep_session(handshake, driver)?,
                 Step::Established(established) => {
                     driver.flush().await?;
                     return Ok(established);
@@ -78,7 +90,64 @@ impl Handshakes {
         if !host.has_identity() {
             return Err(handshake.abort(LocalFailure::NoIdentity.into(), &mut driver.out));
         }
-        handshake.choose(&host.parameters, Keeping::default(), &mut rand::rng(), &mut driver.out)
+        handshake.choose(&host.parameters, self.sessions.keeping(), &mut rand::rng(), &mut driver.out)
+    }
+
+    /// Goes on from the session that the client offers, or else with a full handshake.
+    async fn find_session(&self, handshake: Handshake<FindSession>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        let Some(host) = driver.host.clone() else {
+            return Err(handshake.abort(LocalFailure::NoIdentity.into(), &mut driver.out));
+        };
+        let session_id = handshake.session_id();
+        let found = match (handshake.ticket(), session_id) {
+            (Some(ticket), _) => self.sessions.of_ticket(&host, ticket),
+            (None, Some(id)) => self.sessions.of_id(&host, id).await,
+            (None, None) => Err(NoSession::ForeignId.into()),
+        };
+        match found {
+            Ok(Found { record, origin }) => match handshake.fit(record.session, &mut driver.out)? {
+                Fit::Fits(handshake) => self.go_on(handshake, (record.head, origin), &host, driver).await,
+                Fit::Differs(handshake, difference) => {
+                    self.sessions.missed(difference.into());
+                    handshake.decline(&mut rand::rng(), &mut driver.out)
+                }
+            },
+            Err(miss) => {
+                self.sessions.missed(miss);
+                handshake.decline(&mut rand::rng(), &mut driver.out)
+            }
+        }
+    }
+
+    /// Whom a certificate let in must still be let in by it at this moment: it may have expired since, or been revoked.
+    async fn go_on(
+        &self,
+        handshake: Handshake<ReadyToResume>,
+        (head, origin): (Head, Origin),
+        host: &VirtualHost,
+        driver: &mut Driver<'_>,
+    ) -> Result<Step, Error> {
+        let chain = &handshake.session().client_chain;
+        if let Some(verifier) = host.client_verifier.clone().filter(|_| !chain.is_empty()) {
+            let verdict = self.verifications.verify(verifier, chain.clone(), driver.deadline).await;
+            if let Err(objection) = verdict {
+                report_objection(&objection, &handshake.session().client_chain);
+                self.sessions.missed(NoSession::ClientCertificate.into());
+                return handshake.decline(&mut rand::rng(), &mut driver.out);
+            }
+        }
+        driver.kept = Some(self.sessions.resumed(&head, origin));
+        let renewed = self.sessions.renew(host, &head, handshake.session(), origin);
+        handshake.resume(renewed, &mut rand::rng(), &mut driver.out)
+    }
+
+    fn keep_session(&self, handshake: Handshake<KeepSession>, driver: &mut Driver<'_>) -> Result<Step, Error> {
+        let Some(host) = &driver.host else {
+            return Err(handshake.abort(LocalFailure::NoIdentity.into(), &mut driver.out));
+        };
+        let (kept, ticket) = self.sessions.keep(host, handshake.kept_by(), handshake.session());
+        driver.kept = Some(kept);
+        handshake.resume(ticket, &mut driver.out)
     }
 
     async fn sign(&self, handshake: Handshake<NeedsSignature>, driver: &mut Driver<'_>) -> Result<Step, Error> {
@@ -156,6 +225,8 @@ struct Driver<'c> {
     host: Option<Arc<VirtualHost>>,
     /// Whom ServerHello.random came from, in RSA key transport.
     lessor: Option<Lessor>,
+    /// The session, once it is known.
+    kept: Option<Kept>,
 }
 
 impl Driver<'_> {

@@ -23,6 +23,7 @@ use crate::identity::IdentitySet;
 use crate::key_client::KeyClient;
 use crate::listener::Listener;
 use crate::open_files;
+use crate::sessions::Sessions;
 use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
@@ -57,7 +58,8 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let _links = key_client.keep_up(&directory);
 
     let (provider, verifications) = (config.crypto.provider(), Verifications::default());
-    let handshakes = Handshakes { provider, directory, key_client, verifications };
+    let sessions = Sessions::new(config.sessions, directory.ticket_keys().clone(), telemetry.clone());
+    let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
     let drain_timeout = config.limits.drain_timeout;
     let places = Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });

@@ -1,6 +1,9 @@
 //! What the edge counts and measures. Every label has a closed set of values.
 
-use std::time::Duration;
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
 
 use keystead_tls::{Error, KeyServerFailure, Summary};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +13,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
+
+use crate::sessions::record::unix_seconds;
+use crate::sessions::ticket_keys::Generation;
+use crate::sessions::{By, Miss};
 
 use crate::proxy_protocol::Omission;
 
@@ -52,6 +59,13 @@ pub struct Telemetry {
     /// Randoms leased beforehand, for RSA key transport.
     pub leases: LeaseTelemetry,
     recoveries: Family<OutcomeLabels, Counter>,
+    resumed: Family<ByLabels, Counter>,
+    sessions_kept: Family<ByLabels, Counter>,
+    session_misses: Family<ReasonLabels, Counter>,
+    /// Sessions that were too large to be kept, for the client's certificates in them.
+    pub sessions_too_large: Counter,
+    ticket_generation: Family<RoleLabels, Gauge>,
+    ticket_keys_told: Gauge<f64, AtomicU64>,
 }
 
 /// What became of leased randoms.
@@ -98,6 +112,16 @@ struct FailureLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PartLabels {
     part: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLabels {
+    by: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoleLabels {
+    role: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -180,6 +204,12 @@ impl Telemetry {
             identity_omissions,
             leases,
             recoveries,
+            resumed,
+            sessions_kept,
+            session_misses,
+            sessions_too_large,
+            ticket_generation,
+            ticket_keys_told,
         } = &telemetry;
         registry.register("connections", "Connections of clients that stand", connections.clone());
         registry.register("accepted", "Connections accepted", accepted.clone());
@@ -225,6 +255,20 @@ impl Telemetry {
         registry.register("leases_waited", "Handshakes that waited for a leased random", leases.waited.clone());
         registry.register("leases_dropped", "Leased randoms lost with their connection", leases.dropped.clone());
         registry.register("recoveries", "Master secrets asked for, by outcome", recoveries.clone());
+        registry.register("resumed", "Handshakes that went on from a session, by what it was found", resumed.clone());
+        registry.register("sessions_kept", "Sessions kept for clients to come back to", sessions_kept.clone());
+        registry.register(
+            "session_misses",
+            "Full handshakes of clients that offered a session, by reason",
+            session_misses.clone(),
+        );
+        registry.register("sessions_too_large", "Sessions too large to be kept", sessions_too_large.clone());
+        registry.register("ticket_generation", "Number of a generation of ticket keys", ticket_generation.clone());
+        registry.register(
+            "ticket_keys_told_timestamp_seconds",
+            "When a key server told the ticket keys last, in Unix time; 0 without any",
+            ticket_keys_told.clone(),
+        );
         telemetry
     }
 
@@ -252,6 +296,12 @@ impl Telemetry {
             identity_omissions: Family::default(),
             leases: LeaseTelemetry::default(),
             recoveries: Family::default(),
+            resumed: Family::default(),
+            sessions_kept: Family::default(),
+            session_misses: Family::default(),
+            sessions_too_large: Counter::default(),
+            ticket_generation: Family::default(),
+            ticket_keys_told: Gauge::default(),
         }
     }
 
@@ -290,6 +340,38 @@ impl Telemetry {
     /// A backend was not told this part of a client's identity.
     pub fn identity_omitted(&self, part: Omission) {
         self.identity_omissions.get_or_create(&PartLabels { part: part.into() }).inc();
+    }
+
+    /// A client goes on from a session.
+    pub fn resumed(&self, by: By) {
+        self.resumed.get_or_create(&ByLabels { by: by.into() }).inc();
+    }
+
+    /// A client may come back to a session.
+    pub fn session_kept(&self, by: By) {
+        self.sessions_kept.get_or_create(&ByLabels { by: by.into() }).inc();
+    }
+
+    /// A client that offered a session has a full handshake.
+    pub fn session_missed(&self, miss: Miss) {
+        self.session_misses.get_or_create(&ReasonLabels { reason: miss.reason() }).inc();
+    }
+
+    /// These are the generations of ticket keys, oldest first.
+    pub fn ticket_generations(&self, generations: &[Arc<Generation>]) {
+        let current = generations.iter().find(|generation| generation.seals_until.is_some()).map(|it| it.number);
+        self.ticket_generation.clear();
+        for generation in generations {
+            let role = match Some(generation.number).cmp(&current) {
+                Ordering::Less => "previous",
+                Ordering::Equal => "current",
+                Ordering::Greater => "next",
+            };
+            let number = generation.number.try_into().unwrap_or(i64::MAX);
+            self.ticket_generation.get_or_create(&RoleLabels { role }).set(number);
+        }
+        let now = if generations.is_empty() { 0 } else { unix_seconds(SystemTime::now()) };
+        self.ticket_keys_told.set(now as f64);
     }
 
     /// One try at a key server failed.

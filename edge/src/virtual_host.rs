@@ -12,6 +12,7 @@ use crate::config::HostConfig;
 use crate::identity::{IdentitySet, KnownIdentity};
 use crate::proxy_protocol::{CertificateWords, ProxyProtocol};
 use crate::server_name::NamePattern;
+use crate::sessions::record::Policy;
 
 /// What clients that ask for a name get. All of it comes from one lookup, so that no two parts can come from
 /// different hosts.
@@ -27,6 +28,8 @@ pub struct VirtualHost {
     pub proxy_protocol: ProxyProtocol,
     /// What verifies clients' certificates, if `parameters` asks for them.
     pub client_verifier: Option<Arc<ClientVerifier>>,
+    /// How clients are authenticated, in short: sessions of another policy are not gone on from.
+    pub policy: Policy,
     known: Vec<Arc<KnownIdentity>>,
 }
 
@@ -73,6 +76,7 @@ impl HostTemplate {
             backends: self.backends.clone(),
             proxy_protocol: self.config.proxy_protocol,
             client_verifier: self.config.client_verifier.clone(),
+            policy: self.config.policy(),
             known,
         }
     }

@@ -278,6 +278,13 @@ impl Error {
         }
     }
 
+    /// Whether a fatal alert ends the connection, the client's or this side's: its session must not be gone on from then
+    /// (RFC 5246 §7.2.2).
+    pub fn is_fatal_alert(self) -> bool {
+        let sends_one = self.alert().is_some_and(|alert| alert != AlertDescription::CLOSE_NOTIFY);
+        matches!(self, Self::PeerAlert(_)) || sends_one
+    }
+
     /// The alert that answers this cause; `None` where nobody is left to read one.
     pub fn alert(self) -> Option<AlertDescription> {
         match self {

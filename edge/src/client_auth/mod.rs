@@ -40,6 +40,19 @@ impl ClientVerifier {
         Self { anchors, revocation_lists, rules }
     }
 
+    /// Adds the authorities and the rules to a digest.
+    pub fn digest(&self, digest: &mut Sha256) {
+        for TrustAnchor { subject, subject_public_key_info, name_constraints } in &self.anchors {
+            let constraints: &[u8] = name_constraints.as_deref().unwrap_or_default();
+            for part in [subject.as_ref(), subject_public_key_info.as_ref(), constraints] {
+                digest.update(part.len().to_be_bytes());
+                digest.update(part);
+            }
+        }
+        // Debug quotes every string, so that no two lists of rules read alike.
+        digest.update(format!("{:?}", self.rules));
+    }
+
     /// Whether the chain of DER certificates, the client's own first, lets it in at this time. A hostile chain costs up
     /// to a hundred signature checks, so this is no work for the reactor.
     ///

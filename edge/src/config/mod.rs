@@ -16,6 +16,8 @@ use keystead_program::observe::MetricsConfig;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
+use crate::sessions::SessionConfig;
+
 pub use virtual_host::{FileIdentity, HostConfig};
 
 /// A checked configuration.
@@ -37,6 +39,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Bounds in time and number.
     pub limits: Limits,
+    /// Sessions that clients come back to.
+    pub sessions: SessionConfig,
     /// Who holds the keys.
     pub key_server: KeyServerConfig,
     /// Whom clients may ask for, at least one.
@@ -58,6 +62,8 @@ struct ConfigFile {
     listener: Vec<ListenerConfig>,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    sessions: SessionConfig,
     key_server: KeyServerConfig,
     #[serde(default)]
     virtual_host: Vec<virtual_host::HostFile>,
@@ -156,6 +162,7 @@ impl ConfigFile {
     fn check(self, directory: &Path) -> Result<Config, ConfigError> {
         self.log.check().map_err(|cause| ConfigError::at("[log]", cause))?;
         self.limits.check().map_err(|problem| ConfigError::at("[limits]", problem))?;
+        self.sessions.check().map_err(|problem| ConfigError::at("[sessions]", problem))?;
         self.key_server.check().map_err(|problem| ConfigError::at("[key_server]", problem))?;
         check_listeners(&self.listener).map_err(|problem| ConfigError::at("[[listener]]", problem))?;
         Ok(Config {
@@ -167,6 +174,7 @@ impl ConfigFile {
             directory: directory.to_owned(),
             listeners: self.listener,
             limits: self.limits,
+            sessions: self.sessions,
             key_server: self.key_server,
             hosts: virtual_host::check(self.virtual_host, directory)?,
         })
@@ -188,7 +196,7 @@ impl Limits {
     }
 }
 
-fn check_duration(name: &str, duration: Duration) -> Result<(), String> {
+pub(crate) fn check_duration(name: &str, duration: Duration) -> Result<(), String> {
     // A year is more than any of them can mean, and small enough for every clock.
     if duration.is_zero() || duration > Duration::from_secs(365 * 24 * 3600) {
         return Err(format!("{name} must be more than nothing and at most a year"));

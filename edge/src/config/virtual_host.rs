@@ -10,12 +10,14 @@ use keystead_tls::{CipherSuite, ClientAuth, HostParameters, Identity, NamedGroup
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::client_auth::{CheckedClientAuth, ClientAuthFile};
 use super::{ConfigError, first_duplicate};
 use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::server_name::NamePattern;
+use crate::sessions::record::Policy;
 
 /// Whom clients may ask for, what they are shown, and where their bytes go.
 #[derive(Clone, Debug)]
@@ -42,6 +44,21 @@ impl HostConfig {
     /// The host's name in log and metrics.
     pub fn name(&self) -> String {
         self.names.first().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// A digest of how clients are authenticated: whether they are asked for a certificate, from whom it must come, and
+    /// who may come in. Revocation lists, which come and go, are no part of it.
+    pub fn policy(&self) -> Policy {
+        let mode = match self.parameters.client_auth {
+            ClientAuth::None => "none",
+            ClientAuth::Optional { .. } => "optional",
+            ClientAuth::Required { .. } => "required",
+        };
+        let mut digest = Sha256::new_with_prefix(mode);
+        if let Some(verifier) = &self.client_verifier {
+            verifier.digest(&mut digest);
+        }
+        digest.finalize().into()
     }
 
     /// Whether clients are asked for certificates that no backend hears of. Not an error: the edge may be the only gate,

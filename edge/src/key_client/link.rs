@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::backoff::Backoff;
 use super::standing::Standing;
@@ -82,6 +82,9 @@ impl Link {
             let began = Instant::now();
             let cause = self.connect_and_serve(&directory).await;
             told &= !self.take_down();
+            if cause.is_stranger() {
+                directory.ticket_keys().forget();
+            }
             // Once for each time that it is gone.
             if told {
                 tracing::debug!(key_server = %self.address, %cause, "no connection to the key server");
@@ -170,7 +173,7 @@ impl Link {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
                     stream.drain();
                 }
-                Some(Event::TicketKeys(_)) => {}
+                Some(Event::TicketKeys(keys)) => directory.ticket_keys().tell(keys, Instant::now()),
                 // An event of a later version of the protocol.
                 None => {}
             }
@@ -233,6 +236,13 @@ enum LinkError {
     Ended,
     #[error("the key server is about to stop")]
     Drained,
+}
+
+impl LinkError {
+    /// Whether the key server knows no such edge, as when it was revoked.
+    fn is_stranger(&self) -> bool {
+        matches!(self, Self::Status(status) if status.code() == Code::PermissionDenied)
+    }
 }
 
 impl From<Status> for LinkError {

@@ -12,6 +12,7 @@ use keystead_edge::handshake::Handshakes;
 use keystead_edge::identity::IdentitySet;
 use keystead_edge::key_client::KeyClient;
 use keystead_edge::listener::Listener;
+use keystead_edge::sessions::Sessions;
 use keystead_edge::telemetry::Telemetry;
 use keystead_edge::virtual_host::HostTemplate;
 use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel};
@@ -144,7 +145,8 @@ impl Stack {
         let mut lists = JoinSet::new();
         lists.spawn(client_auth::keep_fresh(verifiers, Duration::from_millis(20), telemetry.clone()));
         let (provider, verifications) = (config.crypto.provider(), Verifications::default());
-        let handshakes = Handshakes { provider, directory, key_client, verifications };
+        let sessions = Sessions::new(config.sessions, directory.ticket_keys().clone(), telemetry.clone());
+        let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
         let places = Arc::new(Semaphore::new(config.limits.max_connections));
         let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
