@@ -1,4 +1,4 @@
-//! Which keys each peer may use.
+//! Which keys each peer may use, and with whom it shares tickets.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,26 +7,36 @@ use keystead_program::channel::PeerIdentity;
 use keystead_tls::KeyId;
 
 use crate::key::Key;
+use crate::ticket_keys::group::TicketGroup;
 
-/// The keys of every peer. A peer is who its certificate says, and nothing else.
+/// What every peer may have. A peer is who its certificate says, and nothing else.
 #[derive(Debug, Default)]
-pub struct Authorizations(HashMap<PeerIdentity, Arc<AllowedKeys>>);
+pub struct Authorizations(HashMap<PeerIdentity, Arc<Rights>>);
+
+/// What one peer may have.
+#[derive(Debug)]
+pub struct Rights {
+    /// The keys it may use.
+    pub keys: AllowedKeys,
+    /// The group whose ticket keys it is told.
+    pub ticket_group: TicketGroup,
+}
 
 impl Authorizations {
-    /// The keys of `peer`; `None` for one that is not known.
-    pub fn of(&self, peer: &PeerIdentity) -> Option<&Arc<AllowedKeys>> {
+    /// What `peer` may have; `None` for one that is not known.
+    pub fn of(&self, peer: &PeerIdentity) -> Option<&Arc<Rights>> {
         self.0.get(peer)
     }
 
     /// The peers that are known.
-    pub fn peers(&self) -> impl Iterator<Item = (&PeerIdentity, &AllowedKeys)> {
-        self.0.iter().map(|(peer, keys)| (peer, keys.as_ref()))
+    pub fn peers(&self) -> impl Iterator<Item = (&PeerIdentity, &Rights)> {
+        self.0.iter().map(|(peer, rights)| (peer, rights.as_ref()))
     }
 }
 
-impl FromIterator<(PeerIdentity, AllowedKeys)> for Authorizations {
-    fn from_iter<I: IntoIterator<Item = (PeerIdentity, AllowedKeys)>>(peers: I) -> Self {
-        Self(peers.into_iter().map(|(peer, keys)| (peer, Arc::new(keys))).collect())
+impl FromIterator<(PeerIdentity, Rights)> for Authorizations {
+    fn from_iter<I: IntoIterator<Item = (PeerIdentity, Rights)>>(peers: I) -> Self {
+        Self(peers.into_iter().map(|(peer, rights)| (peer, Arc::new(rights))).collect())
     }
 }
 

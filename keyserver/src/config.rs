@@ -12,6 +12,8 @@ use keystead_tls::SignatureScheme;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::ticket_keys::group::GroupName;
+
 /// A configuration file. Paths in it are relative to its directory.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +33,8 @@ pub struct Config {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
+    /// Session tickets; none are offered where the table is missing.
+    pub tickets: Option<TicketsConfig>,
     /// The keys.
     #[serde(default)]
     pub key: Vec<KeyConfig>,
@@ -96,6 +100,14 @@ impl Default for Limits {
     }
 }
 
+/// The `[tickets]` table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TicketsConfig {
+    /// The file with the cluster's ticket secret, which `init` makes and which is replaced at each rotation.
+    pub state: RelativePath,
+}
+
 /// A `[[key]]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +136,12 @@ pub struct EdgeConfig {
     pub id: PeerIdentity,
     /// Names of the keys it may use.
     pub keys: Vec<String>,
+    /// The edges that open its tickets, and whose tickets it opens: those of the same group.
+    #[serde(default)]
+    pub ticket_group: GroupName,
+    /// Whether it is to be known no longer. Unlike the removal of the entry, this changes the ticket keys of its group.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// A signature scheme, by the name of RFC 8446 §4.2.3.

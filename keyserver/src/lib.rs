@@ -10,6 +10,8 @@
 //!
 //! [`lease`] gives randoms out for handshakes by RSA key transport, and takes each back once.
 //!
+//! [`ticket_keys`] makes the keys under which edges seal tickets and sessions.
+//!
 //! [`config`] is what the configuration file says and [`settings`] what it means; [`server`] puts everything together.
 
 pub mod authorize;
@@ -24,6 +26,7 @@ pub mod schedule;
 pub mod server;
 pub mod service;
 pub mod settings;
+pub mod ticket_keys;
 
 #[cfg(test)]
 mod fixture;

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use keystead_keyserver::server::Server;
 use keystead_keyserver::settings::Settings;
+use keystead_keyserver::ticket_keys::ratchet::{RotationPeriod, UnixTime};
+use keystead_keyserver::ticket_keys::state;
 use keystead_program::logging;
 use keystead_program::run::{self, Failure};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Makes the ticket secret of a cluster, once: every key server gets a copy of the file
+    Init {
+        /// The file to make
+        #[arg(long, value_name = "FILE")]
+        state: PathBuf,
+        /// How long edges seal tickets under one key, such as 1h: whole seconds, up to 7days
+        #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = rotation_period)]
+        rotation_period: RotationPeriod,
+    },
     /// Reads the configuration and everything it names, says what is there, and exits
     Check {
         /// The configuration file
@@ -41,13 +52,21 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    match arguments.command {
-        Command::Serve { config } => run::run(async |stop| serve(&config, stop).await),
-        Command::Check { config } => match check(&config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => run::report(&failure),
-        },
+    let done = match arguments.command {
+        Command::Serve { config } => return run::run(async |stop| serve(&config, stop).await),
+        Command::Init { state, rotation_period } => init(&state, rotation_period),
+        Command::Check { config } => check(&config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => run::report(&failure),
     }
+}
+
+fn rotation_period(text: &str) -> Result<RotationPeriod, String> {
+    let length = humantime::parse_duration(text).map_err(|cause| cause.to_string())?;
+    let whole = Some(length.as_secs()).filter(|_| length.subsec_nanos() == 0);
+    whole.and_then(RotationPeriod::of_seconds).ok_or_else(|| "whole seconds, from 1s to 7days".to_owned())
 }
 
 async fn serve(config: &Path, stop: CancellationToken) -> Result<(), Failure> {
@@ -58,6 +77,12 @@ async fn serve(config: &Path, stop: CancellationToken) -> Result<(), Failure> {
     }
     let server = Server::bind(settings).await.map_err(Failure::start)?;
     server.serve(stop).await.map_err(Failure::start)
+}
+
+fn init(file: &Path, rotation_period: RotationPeriod) -> Result<(), Failure> {
+    state::create(file, rotation_period, UnixTime::now(), &mut rand::rng()).map_err(Failure::start)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "made {}: copy it to every key server of the cluster", file.display()).map_err(Failure::start)
 }
 
 fn check(config: &Path) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! What the key server counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -23,6 +24,8 @@ pub struct Metrics {
     queued: Family<Class, Gauge>,
     waited: Family<Class, Histogram>,
     worked: Family<Class, Histogram>,
+    /// Of ticket keys.
+    pub tickets: TicketMetrics,
 }
 
 impl Default for Metrics {
@@ -34,6 +37,7 @@ impl Default for Metrics {
             queued: Family::default(),
             waited: Family::new_with_constructor(durations),
             worked: Family::new_with_constructor(durations),
+            tickets: TicketMetrics::default(),
         }
     }
 }
@@ -87,6 +91,7 @@ impl Metrics {
         let seconds = Unit::Seconds;
         registry.register_with_unit("queue_wait", "Time from request to thread", seconds.clone(), self.waited.clone());
         registry.register_with_unit("operation", "Time on the thread", seconds, self.worked.clone());
+        self.tickets.register(registry);
     }
 
     /// Counts a request that was answered with `outcome`; `call` is `None` where it asks for nothing, `key` where it
@@ -127,6 +132,46 @@ pub(crate) struct ClassMetrics {
     pub(crate) queued: Gauge,
     pub(crate) waited: Histogram,
     pub(crate) worked: Histogram,
+}
+
+/// What is counted of ticket keys. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct TicketMetrics {
+    generation: Gauge,
+    age: Gauge,
+    pub(crate) groups: Gauge,
+    pub(crate) rotations: Counter,
+    pub(crate) write_failures: Counter,
+    clock_faults: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl TicketMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("ticket_generation", "The generation that seals; 0 without tickets", self.generation.clone());
+        let age = "Time since the generation that seals began";
+        registry.register_with_unit("ticket_generation_age", age, Unit::Seconds, self.age.clone());
+        registry.register("ticket_groups", "Groups of edges that open each other's tickets", self.groups.clone());
+        registry.register("ticket_rotations", "Times the ticket keys were turned forward", self.rotations.clone());
+        let failures = "Times the ticket secret's file could not be written";
+        registry.register("ticket_state_write_failures", failures, self.write_failures.clone());
+        let faults = "Times the clock was found not to fit the ticket keys, by reason";
+        registry.register("ticket_clock_faults", faults, self.clock_faults.clone());
+    }
+
+    /// Tells which generation is in use, and for how long it has been.
+    pub(crate) fn generation(&self, generation: u64, age: Duration) {
+        self.generation.set(generation.cast_signed());
+        self.age.set(age.as_secs().cast_signed());
+    }
+
+    pub(crate) fn clock_fault(&self, reason: &'static str) {
+        self.clock_faults.get_or_create(&Reason { reason }).inc();
+    }
 }
 
 /// Counts a stream for as long as it lives.

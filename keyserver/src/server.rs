@@ -1,5 +1,6 @@
 //! The key server as a whole: bound, served, drained.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
 use crate::schedule::Scheduler;
 use crate::service::{Service, ServiceLimits, Stopping};
-use crate::settings::Settings;
+use crate::settings::{Settings, Tickets};
+use crate::ticket_keys::keeper::Keeper;
 
 /// A key server that has its addresses and serves nobody yet.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct Server {
     service: Service,
     /// Who may use which key; kept so that [`Service`] sees it as something that may still change.
     authorizations: watch::Sender<Arc<Authorizations>>,
+    tickets: Option<Keeper>,
     registry: Registry,
     metrics: Arc<Metrics>,
     limits: Limits,
@@ -74,7 +77,7 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
         let capacity = settings.capacity();
-        let Settings { config, channel, authorizations, .. } = settings;
+        let Settings { config, channel, authorizations, tickets, .. } = settings;
         let listen = |address| move |cause| StartError::Listen { address, cause };
         let listener = TcpListener::bind(config.listen).await.map_err(listen(config.listen))?;
         let address = listener.local_addr().map_err(listen(config.listen))?;
@@ -94,9 +97,13 @@ impl Server {
         let scheduler = Scheduler::start(capacity, &metrics).map_err(StartError::Thread)?;
         let (authorizations, current) = watch::channel(Arc::new(authorizations));
         let limits = config.limits;
-        let service =
+        let mut service =
             Service::new(scheduler, config.crypto.provider(), metrics.clone(), current, service_limits(&limits));
-        Ok(Self { listener, address, endpoint, acceptor, service, authorizations, registry, metrics, limits })
+        let tickets = tickets.map(|Tickets { state, ratchet }| Keeper::new(state, ratchet, metrics.tickets.clone()));
+        if let Some(tickets) = &tickets {
+            service = service.with_tickets(tickets.subscribe());
+        }
+        Ok(Self { listener, address, endpoint, acceptor, service, authorizations, tickets, registry, metrics, limits })
     }
 
     /// Where edges connect, with the port that the system chose where the configuration says 0.
@@ -131,6 +138,7 @@ impl Server {
             .map(|endpoint| tokio::spawn(endpoint.serve(self.registry, readiness.clone(), CancellationToken::new())));
         let stopping = self.service.stopping().clone();
         let removals = self.service.clone().follow_removals();
+        let rotations = rotate(self.tickets);
         let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
         let serving =
             server(&self.limits).add_service(health.service()).add_service(calls).serve_with_incoming_shutdown(
@@ -141,6 +149,7 @@ impl Server {
         let served = tokio::select! {
             served = serving => served,
             never = removals => match never {},
+            never = rotations => match never {},
             () = drain(stop, &stopping, &readiness, &health, self.limits.drain_timeout) => Ok(()),
         };
         if let Some(observed) = observed {
@@ -148,6 +157,13 @@ impl Server {
         }
         tracing::info!("stopped");
         served
+    }
+}
+
+async fn rotate(tickets: Option<Keeper>) -> Infallible {
+    match tickets {
+        Some(keeper) => keeper.keep().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a configuration means: everything that it names is read and checked, before anything is bound.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,13 @@ use keystead_program::config::{self, ConfigError, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
 
-use crate::authorize::{AllowedKeys, Authorizations};
-use crate::config::{Config, EdgeConfig, Limits};
+use crate::authorize::{AllowedKeys, Authorizations, Rights};
+use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
 use crate::key::{Key, KeyError};
 use crate::schedule::Capacity;
+use crate::ticket_keys::group::{GroupName, TicketGroup};
+use crate::ticket_keys::ratchet::{ClockFault, Ratchet, UnixTime};
+use crate::ticket_keys::state::{self, StateError};
 
 /// A configuration of which every part was found good.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct Settings {
     pub keys: Vec<Arc<Key>>,
     /// Who may use them.
     pub authorizations: Authorizations,
+    /// The ticket keys, where tickets are on.
+    pub tickets: Option<Tickets>,
     /// What is no error and a person should look at.
     pub warnings: Vec<Warning>,
 }
@@ -51,8 +56,11 @@ impl Settings {
         let channel = ChannelMaterial::load(&config.channel, directory)?;
         let keys = load_keys(&config, directory)?;
         let authorizations = authorize(&config.edge, &keys)?;
-        let warnings = warnings(&config, directory, &keys);
-        Ok(Self { config, channel, keys, authorizations, warnings })
+        let mut warnings = warnings(&config, directory, &keys);
+        let now = UnixTime::now();
+        let tickets = config.tickets.as_ref().map(|tickets| Tickets::load(tickets, directory, now)).transpose()?;
+        warnings.extend(tickets.as_ref().and_then(|tickets| tickets.ratchet.advance(now).err()).map(Warning::Clock));
+        Ok(Self { config, channel, keys, authorizations, tickets, warnings })
     }
 
     /// Threads and queues.
@@ -70,6 +78,23 @@ impl Settings {
     /// Which cryptography is used.
     pub fn crypto(&self) -> Crypto {
         self.config.crypto
+    }
+}
+
+/// The ticket keys and their file.
+#[derive(Debug)]
+pub struct Tickets {
+    /// Where the secret is kept.
+    pub state: PathBuf,
+    /// The secret, turned forward to the present.
+    pub ratchet: Ratchet,
+}
+
+impl Tickets {
+    fn load(config: &TicketsConfig, directory: &Path, now: UnixTime) -> Result<Self, SettingsError> {
+        let state = config.state.under(directory);
+        let ratchet = Ratchet::resume(state::read(&state)?, now).map_err(SettingsError::Clock)?;
+        Ok(Self { state, ratchet })
     }
 }
 
@@ -119,17 +144,30 @@ fn load_keys(config: &Config, directory: &Path) -> Result<Vec<Arc<Key>>, Setting
 
 fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
     let by_name: HashMap<&str, &Arc<Key>> = keys.iter().map(|key| (key.name().as_ref(), key)).collect();
+    let groups = ticket_groups(edges);
     let mut seen = HashSet::new();
-    let allowed = |edge: &EdgeConfig| {
+    let mut rights = |edge: &EdgeConfig| {
         if !seen.insert(edge.id.clone()) {
             return Err(SettingsError::DuplicateEdge(edge.id.clone()));
         }
         let find = |name: &String| by_name.get(name.as_str()).map(|key| Arc::clone(key)).ok_or_else(|| name.clone());
         let keys: Result<AllowedKeys, String> = edge.keys.iter().map(find).collect();
         let unknown = |key| SettingsError::UnknownKey { edge: edge.id.clone(), key };
-        Ok((edge.id.clone(), keys.map_err(unknown)?))
+        let keys = keys.map_err(unknown)?;
+        let ticket_group = groups.get(&edge.ticket_group).filter(|_| !edge.revoked).cloned();
+        Ok(ticket_group.map(|ticket_group| (edge.id.clone(), Rights { keys, ticket_group })))
     };
-    edges.iter().map(allowed).collect()
+    // A revoked edge has no rights: it is as unknown as one that was never there.
+    edges.iter().filter_map(|edge| rights(edge).transpose()).collect()
+}
+
+/// The groups that edges are in, or were.
+fn ticket_groups(edges: &[EdgeConfig]) -> BTreeMap<GroupName, TicketGroup> {
+    let group = |name: &GroupName| {
+        let revoked = edges.iter().filter(|edge| edge.revoked && edge.ticket_group == *name);
+        TicketGroup::new(name.clone(), revoked.map(|edge| &edge.id))
+    };
+    edges.iter().map(|edge| (edge.ticket_group.clone(), group(&edge.ticket_group))).collect()
 }
 
 /// What was found, a line each, for a person.
@@ -151,7 +189,18 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "key {}: {kind:?}, {}, id {}", key.name(), schemes.join(" "), key.key_id())?;
         }
         for edge in &self.0.config.edge {
-            writeln!(f, "edge {}: {}", edge.id, edge.keys.join(" "))?;
+            let revoked = if edge.revoked { "revoked; " } else { "" };
+            writeln!(f, "edge {}: {revoked}{}, tickets of group {}", edge.id, edge.keys.join(" "), edge.ticket_group)?;
+        }
+        match &self.0.tickets {
+            Some(Tickets { state, ratchet }) => writeln!(
+                f,
+                "tickets: on, secret in {}, generation {}, a rotation each {}",
+                state.display(),
+                ratchet.generation(),
+                humantime::format_duration(ratchet.period().length())
+            )?,
+            None => writeln!(f, "tickets: off, since there is no [tickets]: every handshake needs this key server")?,
         }
         for warning in &self.0.warnings {
             writeln!(f, "warning: {warning}")?;
@@ -163,8 +212,8 @@ impl fmt::Display for Report<'_> {
 /// Something that is no error and that a person should look at.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
-    /// Every account of the machine can read the private key.
-    #[error("{}: every account of this machine can read this private key; chmod 600 it", .0.display())]
+    /// Every account of the machine can read a private key or the ticket secret.
+    #[error("{}: every account of this machine can read this secret; chmod 600 it", .0.display())]
     WorldReadable(PathBuf),
     /// A certificate that clients will refuse.
     #[error("the certificate of key {0} is outside its time of validity")]
@@ -178,13 +227,19 @@ pub enum Warning {
          whoever records them and one day has the key reads them"
     )]
     KeyTransport(Arc<str>),
+    /// The clock does not fit the ticket keys.
+    #[error("[tickets] {0}")]
+    Clock(ClockFault),
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
     let private_keys = config.key.iter().map(|key| &key.private_key).chain([&config.channel.private_key]);
-    let readable = private_keys.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
+    let secrets = private_keys.chain(config.tickets.as_ref().map(|tickets| &tickets.state));
+    let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
-    let is_used = |key: &Key| config.edge.iter().any(|edge| edge.keys.iter().any(|name| name == key.name().as_ref()));
+    let may_use =
+        |edge: &EdgeConfig, key: &Key| !edge.revoked && edge.keys.iter().any(|name| name == key.name().as_ref());
+    let is_used = |key: &Key| config.edge.iter().any(|edge| may_use(edge, key));
     let unused = keys.iter().filter(|key| !is_used(key)).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
@@ -233,6 +288,12 @@ pub enum SettingsError {
         /// The other.
         second: Arc<str>,
     },
+    /// The ticket secret's file.
+    #[error("[tickets] {0}")]
+    TicketState(#[from] StateError),
+    /// The clock is far ahead of the ticket secret.
+    #[error("[tickets] {0}")]
+    Clock(ClockFault),
     /// A `[[key]]` that cannot be used.
     #[error("[[key]] {name}: {cause}")]
     Key {

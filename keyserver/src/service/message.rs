@@ -1,5 +1,7 @@
 //! Between the protocol's messages and the key server's own types.
 
+use std::time::Duration;
+
 use keystead_proto::pad::Pad;
 use keystead_proto::v1;
 use keystead_tls::handshake::Lease;
@@ -13,6 +15,7 @@ use crate::key::Key;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::{SignServerKeyExchange, Signed};
 use crate::refusal::Refusal;
+use crate::ticket_keys::ratchet::TicketKey;
 
 /// Reads a request: which key, and what to do with it.
 ///
@@ -119,6 +122,21 @@ fn identity(key: &Key) -> v1::Identity {
         ocsp_response: identity.ocsp_response().unwrap_or_default().to_vec(),
         danger_rsa_key_transport: identity.allows_key_transport(),
     }
+}
+
+/// What the edges of a group seal and open with. From here to the channel's encryption keys are bytes that the libraries
+/// do not wipe.
+pub(crate) fn ticket_keys(keys: impl IntoIterator<Item = TicketKey>) -> v1::WatchEvent {
+    let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let message = |key: TicketKey| v1::TicketKey {
+        generation: key.generation,
+        name: key.key.name().to_vec(),
+        key: key.key.expose().to_vec(),
+        seal_for_ms: milliseconds(key.seal_for),
+        open_for_ms: milliseconds(key.open_for),
+    };
+    let keys = v1::TicketKeys { keys: keys.into_iter().map(message).collect() };
+    v1::WatchEvent { event: Some(v1::watch_event::Event::TicketKeys(keys)) }
 }
 
 /// The notice that the key server is about to stop.

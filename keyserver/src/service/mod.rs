@@ -21,11 +21,12 @@ use tokio::sync::{oneshot, watch as changing};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::authorize::{AllowedKeys, Authorizations};
+use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::lease::{LeaseLimits, Leases};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::schedule::Scheduler;
+use crate::ticket_keys::ratchet::Ratchet;
 use answer::{Answer, Done};
 use exchange::Exchange;
 use watch::Watch;
@@ -36,6 +37,8 @@ use work::Work;
 pub struct Service {
     desk: Arc<Desk>,
     authorizations: changing::Receiver<Arc<Authorizations>>,
+    /// The ticket keys; `None` where tickets are off.
+    tickets: Option<changing::Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
     in_flight_per_stream: usize,
 }
@@ -73,7 +76,13 @@ impl Service {
         let leases = Arc::new(Leases::new(limits.leases, &mut rand::rng()));
         let desk = Desk { scheduler, provider, leases, metrics, operation_timeout: limits.operation_timeout };
         let in_flight_per_stream = limits.in_flight_per_stream;
-        Self { desk: Arc::new(desk), authorizations, stopping: Stopping::default(), in_flight_per_stream }
+        let stopping = Stopping::default();
+        Self { desk: Arc::new(desk), authorizations, tickets: None, stopping, in_flight_per_stream }
+    }
+
+    /// The same service, which also tells edges their ticket keys.
+    pub fn with_tickets(self, tickets: changing::Receiver<Arc<Ratchet>>) -> Self {
+        Self { tickets: Some(tickets), ..self }
     }
 
     /// By which the service is told to stop.
@@ -110,9 +119,9 @@ impl Service {
         // Connections are only ever those of an acceptor that identifies its peers.
         let info = request.extensions().get::<PeerInfo>().ok_or_else(|| Status::from(Refusal::UnknownPeer))?;
         let mut peer =
-            Peer { identity: info.identity.clone(), authorizations: self.authorizations.clone(), keys: None };
+            Peer { identity: info.identity.clone(), authorizations: self.authorizations.clone(), rights: None };
         peer.look_up();
-        if peer.keys.is_none() {
+        if peer.rights.is_none() {
             self.desk.metrics.unknown_peer();
             tracing::info!(peer = %peer.identity, reason = Refusal::UnknownPeer.reason(), "call refused");
             return Err(Refusal::UnknownPeer.into());
@@ -165,24 +174,24 @@ impl KeyServer for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
         let peer = self.peer(&request)?;
-        Ok(Response::new(Watch::new(peer, &self.stopping)))
+        Ok(Response::new(Watch::new(peer, self.tickets.clone(), &self.stopping)))
     }
 }
 
-/// Whose call it is, and which keys it may use at this moment.
+/// Whose call it is, and what it may have at this moment.
 #[derive(Debug)]
 struct Peer {
     identity: PeerIdentity,
     authorizations: changing::Receiver<Arc<Authorizations>>,
-    keys: Option<Arc<AllowedKeys>>,
+    rights: Option<Arc<Rights>>,
 }
 
 impl Peer {
     fn look_up(&mut self) {
-        self.keys = self.authorizations.borrow_and_update().of(&self.identity).cloned();
+        self.rights = self.authorizations.borrow_and_update().of(&self.identity).cloned();
     }
 
-    /// Waits until the keys may have changed.
+    /// Waits until its rights may have changed.
     async fn change(&mut self) {
         if self.authorizations.changed().await.is_err() {
             // The table will not change again.
@@ -191,13 +200,18 @@ impl Peer {
         self.look_up();
     }
 
-    /// The keys; `None` when the peer is known no longer.
-    fn keys(&mut self) -> Option<&AllowedKeys> {
+    /// What it may have; `None` when the peer is known no longer.
+    fn rights(&mut self) -> Option<&Arc<Rights>> {
         // The shared table is only read after it changed. An error means that it will not change again.
         if self.authorizations.has_changed().unwrap_or(false) {
             self.look_up();
         }
-        self.keys.as_deref()
+        self.rights.as_ref()
+    }
+
+    /// The keys; `None` when the peer is known no longer.
+    fn keys(&mut self) -> Option<&AllowedKeys> {
+        self.rights().map(|rights| &rights.keys)
     }
 }
 

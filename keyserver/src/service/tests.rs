@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod key_transport;
+mod tickets;
 
 use keystead_program::channel::{ClientChannel, Connector};
 use keystead_proto::pad::SIZE_CLASS;
@@ -26,6 +27,7 @@ use crate::key::Key;
 use crate::operation::Call;
 use crate::server::Server;
 use crate::settings::Settings;
+use crate::ticket_keys::group::{GroupName, TicketGroup};
 
 const CONFIG: &str = r#"
 [limits]
@@ -64,7 +66,13 @@ impl Running {
     }
 
     async fn configured(config: &str) -> Self {
+        Self::with(config, |_| ()).await
+    }
+
+    /// Started with the files that `prepare` adds.
+    async fn with(config: &str, prepare: impl FnOnce(&Files)) -> Self {
         let files = Files::new();
+        prepare(&files);
         files.add_key("ec", Kind::P256);
         files.write_key("rsa", rsa(), &rsa().serialize_pem());
         let settings: Settings = files.settings(config).unwrap();
@@ -90,6 +98,10 @@ impl Running {
         let (requests, sent) = mpsc::channel(64);
         let replies = self.client(edge).exchange(ReceiverStream::new(sent)).await.unwrap().into_inner();
         Stream { requests, replies }
+    }
+
+    fn rights(&self, keys: &[usize], ticket_group: TicketGroup) -> Rights {
+        Rights { keys: keys.iter().map(|key| self.keys[*key].clone()).collect(), ticket_group }
     }
 
     fn ec(&self) -> v1::SignServerKeyExchangeRequest {
@@ -302,11 +314,24 @@ fn an_answer_that_is_dropped_has_answered() {
     assert!(matches!(answered.try_recv().unwrap(), (7, Err(Refusal::SigningFailed))));
 }
 
-async fn names(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
+/// The names of the identities that come first, and the ticket keys that come with them.
+async fn told(events: &mut Streaming<v1::WatchEvent>) -> (Vec<String>, Vec<v1::TicketKey>) {
+    let Event::Identities(identities) = events.message().await.unwrap().unwrap().event.unwrap() else {
+        panic!("the identities come first");
+    };
+    let names = identities.identities.into_iter().map(|identity| identity.name).collect();
+    (names, ticket_keys(events).await)
+}
+
+async fn ticket_keys(events: &mut Streaming<v1::WatchEvent>) -> Vec<v1::TicketKey> {
     match events.message().await.unwrap().unwrap().event.unwrap() {
-        Event::Identities(identities) => identities.identities.into_iter().map(|identity| identity.name).collect(),
-        Event::Drain(_) => panic!("nothing to drain"),
+        Event::TicketKeys(keys) => keys.keys,
+        other => panic!("no ticket keys: {other:?}"),
     }
+}
+
+async fn names(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
+    told(events).await.0
 }
 
 #[tokio::test]
@@ -322,10 +347,11 @@ async fn watch_tells_what_an_edge_may_serve_and_every_change() {
     assert_eq!(rsa.certificate_chain, identity.chain());
     let schemes: Vec<u32> = identity.schemes().iter().map(|scheme| scheme.0.into()).collect();
     assert_eq!(rsa.signature_schemes, schemes);
+    assert!(ticket_keys(&mut events).await.is_empty(), "tickets are off");
 
     let mut stream = running.exchange(EDGE_TWO).await;
     assert_eq!(stream.refusal(running.ec()).await, Code::PermissionDenied);
-    let both: AllowedKeys = running.keys.iter().cloned().collect();
+    let both = running.rights(&[0, 1], TicketGroup::new(GroupName::default(), []));
     let changed: Authorizations = [(EDGE_TWO.parse().unwrap(), both)].into_iter().collect();
     running.authorizations.send(Arc::new(changed)).unwrap();
     assert_eq!(names(&mut events).await, ["ec", "rsa"]);

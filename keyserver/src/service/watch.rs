@@ -1,14 +1,18 @@
-//! What an edge may serve, now and at every change, and the notice that the key server is about to stop.
+//! What an edge may serve and what its tickets are sealed under, now and at every change, and the notice that the key
+//! server is about to stop.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use keystead_proto::v1;
+use tokio::sync::watch::Receiver;
 use tokio_stream::Stream;
 use tonic::Status;
 
 use super::{Peer, Stopping, message};
 use crate::refusal::Refusal;
+use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
 
 type Event = Result<v1::WatchEvent, Status>;
 
@@ -16,8 +20,8 @@ type Event = Result<v1::WatchEvent, Status>;
 pub struct Watch(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
 impl Watch {
-    pub(super) fn new(peer: Peer, stopping: &Stopping) -> Self {
-        let state = State { peer, stopping: stopping.clone(), next: Next::Identities };
+    pub(super) fn new(peer: Peer, tickets: Option<Receiver<Arc<Ratchet>>>, stopping: &Stopping) -> Self {
+        let state = State { peer, tickets, stopping: stopping.clone(), next: Next::Identities };
         tracing::info!(peer = %state.peer.identity, "watch opened");
         Self(Box::pin(futures_util::stream::unfold(state, State::event)))
     }
@@ -33,6 +37,8 @@ impl Stream for Watch {
 
 struct State {
     peer: Peer,
+    /// `None` where tickets are off.
+    tickets: Option<Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
     next: Next,
 }
@@ -41,6 +47,8 @@ struct State {
 enum Next {
     /// All that it may serve, at once.
     Identities,
+    /// What its tickets are sealed under, at once.
+    TicketKeys,
     /// Whatever happens next.
     Change,
     /// Nothing: the stream is at its end.
@@ -51,6 +59,7 @@ impl State {
     async fn event(self) -> Option<(Event, Self)> {
         match self.next {
             Next::Identities => Some(self.identities()),
+            Next::TicketKeys => Some(self.ticket_keys()),
             Next::Change => Some(self.change().await),
             Next::Nothing => None,
         }
@@ -60,10 +69,24 @@ impl State {
         match self.peer.keys() {
             Some(keys) => {
                 let event = message::identities(keys);
-                (Ok(event), Self { next: Next::Change, ..self })
+                // What changes an edge's rights may change its group.
+                (Ok(event), Self { next: Next::TicketKeys, ..self })
             }
-            None => (Err(Refusal::UnknownPeer.into()), Self { next: Next::Nothing, ..self }),
+            None => self.unknown(),
         }
+    }
+
+    /// Without tickets there are no keys, which the edge is told too: it may have heard of some before.
+    fn ticket_keys(mut self) -> (Event, Self) {
+        let Some(rights) = self.peer.rights() else { return self.unknown() };
+        let group = &rights.ticket_group;
+        let ratchet = self.tickets.as_mut().map(|tickets| tickets.borrow_and_update().clone());
+        let keys = ratchet.map(|ratchet| ratchet.keys(group, UnixTime::now()));
+        (Ok(message::ticket_keys(keys.into_iter().flatten())), Self { next: Next::Change, ..self })
+    }
+
+    fn unknown(self) -> (Event, Self) {
+        (Err(Refusal::UnknownPeer.into()), Self { next: Next::Nothing, ..self })
     }
 
     async fn change(mut self) -> (Event, Self) {
@@ -71,6 +94,16 @@ impl State {
             biased;
             () = self.stopping.drain.cancelled() => (Ok(message::drain()), Self { next: Next::Nothing, ..self }),
             () = self.peer.change() => self.identities(),
+            () = rotation(&mut self.tickets) => self.ticket_keys(),
         }
+    }
+}
+
+/// Waits until the ticket keys are others.
+async fn rotation(tickets: &mut Option<Receiver<Arc<Ratchet>>>) {
+    let Some(tickets) = tickets else { return std::future::pending().await };
+    if tickets.changed().await.is_err() {
+        // The ratchet is turned no more: the process ends.
+        std::future::pending::<()>().await;
     }
 }

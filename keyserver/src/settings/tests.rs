@@ -35,8 +35,8 @@ fn a_good_configuration_is_read_with_everything_it_names() {
     let rsa = &settings.keys[0];
     assert_eq!(rsa.identity().schemes(), [keystead_tls::SignatureScheme::RSA_PSS_RSAE_SHA256]);
     assert_eq!(rsa.identity().ocsp_response(), Some(&[0x30, 0x03, 0x0a, 0x01, 0x00][..]));
-    let allowed = settings.authorizations.of(&EDGE_ONE.parse().unwrap()).unwrap();
-    assert_eq!(allowed.iter().map(Key::key_id).collect::<Vec<_>>(), [rsa.key_id(), settings.keys[1].key_id()]);
+    let rights = settings.authorizations.of(&EDGE_ONE.parse().unwrap()).unwrap();
+    assert_eq!(rights.keys.iter().map(Key::key_id).collect::<Vec<_>>(), [rsa.key_id(), settings.keys[1].key_id()]);
     assert!(settings.report().to_string().contains("key ec: EcdsaP256, ecdsa_secp256r1_sha256, id "));
 }
 

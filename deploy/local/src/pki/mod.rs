@@ -13,6 +13,7 @@
 mod authority;
 mod certificate;
 mod files;
+mod ticket_secret;
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ use authority::Authority;
 use certificate::{KeyType, Request};
 
 pub use files::Owner;
+pub use ticket_secret::provide as provide_ticket_secret;
 
 /// The part of every edge's identity that names the deployment: `spiffe://TRUST_DOMAIN/edge/NAME`.
 pub const TRUST_DOMAIN: &str = "keystead.local";

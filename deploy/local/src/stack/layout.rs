@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 use super::Options;
 use crate::pki::{CLIENT_NAME, KEY_SERVER_NAME, LEGACY_NAME, MUTUAL_NAME, edge_identity};
 
-const EDGE_NAMES: [&str; 4] = ["one", "two", "three", "four"];
+const EDGE_NAMES: [&str; 8] = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
 /// Less than what a program that is told to stop is given before it is killed.
 const DRAIN_TIMEOUT: &str = "5s";
 const KEYS: &str = r#"["localhost-rsa", "localhost-p256"]"#;
+
+const TICKET_SECRET: &str = "ticket-keys.toml";
 
 /// The whole stack on paper.
 pub(super) struct Layout {
@@ -82,6 +84,11 @@ impl Layout {
         ports
     }
 
+    /// The file of the cluster's ticket secret.
+    pub(super) fn ticket_secret(&self) -> PathBuf {
+        self.key_server.configuration.with_file_name(TICKET_SECRET)
+    }
+
     /// Writes the programs' configurations anew.
     pub(super) fn write_configurations(&self) -> Result<()> {
         write(&self.key_server.configuration, &self.key_server_configuration())?;
@@ -104,6 +111,9 @@ listen = "{metrics}"
 certificate = "../pki/keyserver/channel.pem"
 private_key = "../pki/keyserver/channel.key"
 trust_roots = "../pki/keyserver/channel-ca.pem"
+
+[tickets]
+state = "{TICKET_SECRET}"
 
 [[key]]
 name = "localhost-rsa"

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{self, Expect};
-use crate::pki::Deployment;
+use crate::pki::{self, Deployment};
 use child::Family;
 use layout::Layout;
 use programs::Programs;
@@ -28,7 +28,7 @@ pub struct Options {
     #[arg(long, env = "KEYSTEAD_LOCAL_DIR", default_value = ".keystead")]
     pub dir: PathBuf,
     /// How many edges to start; each further edge takes the next TLS port
-    #[arg(long, env = "KEYSTEAD_LOCAL_EDGES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4))]
+    #[arg(long, env = "KEYSTEAD_LOCAL_EDGES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
     pub edges: u16,
     /// TLS port of the first edge
     #[arg(long, env = "KEYSTEAD_LOCAL_TLS_PORT", default_value_t = 8443)]
@@ -59,6 +59,7 @@ pub async fn run(options: &Options, stop: CancellationToken) -> Result<()> {
     let programs = Programs::find().await?;
     Deployment::localhost(layout.edge_names()).provide(&layout.pki())?;
     layout.write_configurations()?;
+    pki::provide_ticket_secret(&layout.ticket_secret(), None)?;
 
     let backend = TcpListener::bind(layout.backend).await.context("backend")?;
     let backend_stop = CancellationToken::new();
