@@ -125,7 +125,7 @@ const PP2_SUBTYPE_SSL_CLIENT_CERT: u8 = 0x28;
 const PP2_CLIENT_SSL: u8 = 0x01;
 /// It sent a certificate on this connection,
 const PP2_CLIENT_CERT_CONN: u8 = 0x02;
-/// and in the session, whose first connection this is.
+/// and in the session that this connection belongs to.
 const PP2_CLIENT_CERT_SESS: u8 = 0x04;
 /// In the verify field, where 0 says that a client certificate was verified.
 const NOT_VERIFIED: u32 = 1;
@@ -194,6 +194,7 @@ fn client_words(leaf: Option<&[u8]>) -> (Option<ClientWords<'_>>, Vec<Omission>)
 
 fn ssl(summary: &Summary, certificate: &CertificateWords, client: Option<&ClientWords<'_>>) -> Vec<u8> {
     let (flags, verify) = match client {
+        Some(_) if summary.resumed => (PP2_CLIENT_SSL | PP2_CLIENT_CERT_SESS, VERIFIED),
         Some(_) => (PP2_CLIENT_SSL | PP2_CLIENT_CERT_CONN | PP2_CLIENT_CERT_SESS, VERIFIED),
         None => (PP2_CLIENT_SSL, NOT_VERIFIED),
     };

@@ -77,6 +77,20 @@ impl TestKeyServer {
         *self.conduct.lock().unwrap() = conduct;
     }
 
+    /// Tells the generations of ticket keys around `current`, each of this many milliseconds.
+    pub(crate) fn tell_ticket_keys(&self, current: u8, period: u64) {
+        let key = |number: u8| v1::TicketKey {
+            generation: number.into(),
+            name: vec![number; 16],
+            key: vec![number; 32],
+            seal_for_ms: if number == current { period } else { 0 },
+            open_for_ms: (u64::from(number) + 2 - u64::from(current)) * period,
+        };
+        let keys = v1::TicketKeys { keys: [current - 1, current, current + 1].map(key).to_vec() };
+        let event = Some(v1::watch_event::Event::TicketKeys(keys));
+        self.events.send(v1::WatchEvent { event }).unwrap();
+    }
+
     pub(crate) fn announce_drain(&self) {
         let event = Some(v1::watch_event::Event::Drain(v1::Drain {}));
         self.events.send(v1::WatchEvent { event }).unwrap();

@@ -7,4 +7,5 @@ mod handshakes;
 mod key_server;
 mod leases;
 mod relaying;
+mod sessions;
 mod stack;

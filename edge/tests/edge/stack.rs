@@ -213,9 +213,21 @@ impl Stack {
         name: &'static str,
         certificate: Option<&ClientCertificate>,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.try_connect_with(name, Arc::new(client_config(self.roots.clone(), certificate))).await
+    }
+
+    /// What a client keeps over its connections, its sessions among it.
+    pub(crate) fn returning_client(&self, certificate: Option<&ClientCertificate>) -> Arc<ClientConfig> {
+        Arc::new(client_config(self.roots.clone(), certificate))
+    }
+
+    pub(crate) async fn try_connect_with(
+        &self,
+        name: &'static str,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let socket = TcpStream::connect(self.edge).await?;
         socket.set_nodelay(true)?;
-        let config = Arc::new(client_config(self.roots.clone(), certificate));
         TlsConnector::from(config).connect(ServerName::try_from(name).unwrap(), socket).await
     }
 
