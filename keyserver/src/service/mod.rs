@@ -170,7 +170,7 @@ impl KeyServer for Service {
 }
 
 /// Whose call it is, and which keys it may use at this moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     identity: PeerIdentity,
     authorizations: changing::Receiver<Arc<Authorizations>>,
