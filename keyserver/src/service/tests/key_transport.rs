@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use keystead_tls::handshake::Lease;
 use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use super::*;
 use crate::custody::{Custody, SigningFailed};
@@ -291,6 +292,55 @@ async fn a_lease_that_waited_while_its_edge_was_removed_is_none() {
     let first = running.lease(EDGE_ONE).await;
     // Of the first ledger of all, and in it the first.
     assert_eq!(first.token[16..], [1_u64.to_be_bytes(), 0_u64.to_be_bytes()].concat());
+}
+
+/// A key whose raw operation gives a wrong result, as a fault in the hardware would.
+struct Faulty(Box<dyn Custody>);
+
+impl Custody for Faulty {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        Err(SigningFailed)
+    }
+
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        let mut block = self.0.raw_rsa(ciphertext)?;
+        block[250] ^= 0x10;
+        Ok(block)
+    }
+}
+
+/// A key that finds a fault of its own, and gives nothing.
+struct Failing;
+
+impl Custody for Failing {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        Err(SigningFailed)
+    }
+
+    fn raw_rsa(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        Err(SigningFailed)
+    }
+}
+
+#[tokio::test]
+async fn a_faulty_key_gives_what_every_refusal_gives() {
+    let running = start().await;
+    let mut stream = running.exchange(EDGE_ONE).await;
+    let lease = stream.leases(1).await.remove(0);
+    let (_, wrong) = WRONG_KEY_EXCHANGES[0];
+    let wrong = wrong(Form::PLAIN, &running.keys[RSA], &lease).request();
+    let ordinary = stream.recovery(running.recover(wrong)).await;
+
+    let faulty = Running::rsa_kept_by(|custody| Box::new(Faulty(custody)));
+    let failing = Running::rsa_kept_by(|_| Box::new(Failing));
+    for (key, reason) in [(faulty, Refusal::KeyTransportRefused), (failing, Refusal::RecoveryFailed)] {
+        running.allow([key.clone()]);
+        let counted = || running.metrics.operations(Some(Call::RecoverMasterSecret), Some(&key), Err(reason));
+        let before = counted();
+        let good = running.good(&stream.leases(1).await[0]).request();
+        assert_eq!(stream.recovery(running.recover(good)).await, ordinary, "{reason:?}");
+        assert_eq!(counted(), before + 1, "{reason:?}");
+    }
 }
 
 #[tokio::test]
