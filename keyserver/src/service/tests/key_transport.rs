@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use keystead_tls::handshake::Lease;
+use keystead_tls::identity::LONGEST_CHAIN;
+use keystead_tls::message::{certificate, certificate_request, certificate_verify, client_hello, client_key_exchange};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::custody::{Custody, SigningFailed};
-use crate::fixture::key_transport::{self, Conversation, Form, WRONG_KEY_EXCHANGES};
+use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES};
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::schedule::CostClass;
 
@@ -341,6 +343,62 @@ async fn a_faulty_key_gives_what_every_refusal_gives() {
         assert_eq!(stream.recovery(running.recover(good)).await, ordinary, "{reason:?}");
         assert_eq!(counted(), before + 1, "{reason:?}");
     }
+}
+
+/// Every message as long as the engine lets it be.
+fn largest(running: &Running, lease: &Lease) -> Conversation {
+    let form = Form { client_certificate: ClientCertificate::Sent, ..Form::PLAIN };
+    let mut conversation = Conversation::good(form, &running.keys[RSA], lease);
+    let [client_hello, _, chain, request, _, client_chain, _, verify] = &mut conversation.messages[..] else {
+        panic!("the places are as meant");
+    };
+    let suites = form.suite.0.to_be_bytes().repeat(0xfffe / 2);
+    let fields: [&[u8]; 11] = [
+        &[3, 3],
+        &[9; 32],
+        &[32],
+        &[8; 32],
+        &[0xff, 0xfe],
+        &suites,
+        &[255],
+        &[0; 255],
+        // Padding (RFC 7685), which fills the extensions.
+        &[0xff, 0xff],
+        &[0, 21, 0xff, 0xfb],
+        &[0; 0xfffb],
+    ];
+    let body = fields.concat();
+    assert_eq!(body.len(), client_hello::MAX_LENGTH);
+    *client_hello = [&[1], &(body.len() as u32).to_be_bytes()[1..], &body].concat();
+    let leaf = running.keys[RSA].identity().chain()[0].clone();
+    let rest = vec![0x30; LONGEST_CHAIN - 3 - leaf.len() - 3];
+    let write = |message: &mut Vec<u8>, write: &dyn Fn(&mut Vec<u8>)| {
+        message.clear();
+        write(message);
+    };
+    write(chain, &|out| certificate::write(&[leaf.clone(), rest.clone()], out));
+    let authorities = [vec![0x30; 0xffff - 2]];
+    write(request, &|out| certificate_request::write(SignatureScheme::KNOWN, &authorities, out));
+    write(client_chain, &|out| certificate::write(&[vec![0x30; certificate::MAX_LENGTH - 6]], out));
+    write(verify, &|out| certificate_verify::write(SignatureScheme::ED25519, &[5; 1024], out));
+    conversation.adopt_client_random();
+    conversation
+}
+
+#[tokio::test]
+async fn the_longest_handshake_that_an_edge_accepts_is_recovered() {
+    let running = start().await;
+    let mut stream = running.exchange(EDGE_ONE).await;
+    let lease = stream.leases(1).await.remove(0);
+    let conversation = largest(&running, &lease);
+    let mut request = running.recover(conversation.request());
+    request.server_name = "n".repeat(255);
+    // The ciphertext is that of a key of 2048 bits, where it might be of 8192.
+    let longer = client_key_exchange::MAX_LENGTH - 2 - 256;
+    assert!(request.encoded_len() + longer + SIZE_CLASS < keystead_proto::MAX_REQUEST, "{}", request.encoded_len());
+    stream.ask(1, Asked::RecoverMasterSecret(request)).await;
+    let (1, Reply::RecoverMasterSecret(reply)) = stream.receive().await else { panic!("not recovered") };
+    assert_eq!(reply.master_secret, conversation.master_secret().expose());
 }
 
 #[tokio::test]
