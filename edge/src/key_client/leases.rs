@@ -17,8 +17,8 @@ use crate::telemetry::LeaseTelemetry;
 
 /// The reserve to begin with: as many as a key server gives in one batch by its default.
 const SMALLEST_RESERVE: usize = 512;
-/// No reserve grows beyond: a small part of what a key server lets be outstanding.
-const LARGEST_RESERVE: usize = 8192;
+/// No reserve grows beyond: with as many connections as may be, half of what a key server lets be outstanding by default.
+const LARGEST_RESERVE: usize = 2048;
 /// Most leases of one batch.
 const LARGEST_BATCH: u32 = 1024;
 
