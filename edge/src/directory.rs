@@ -78,19 +78,20 @@ impl Directory {
         self.table.load()
     }
 
-    /// A key server has told which identities there are.
-    pub fn tell(&self, server: ServerIndex, message: v1::Identities) {
+    /// A key server has told which identities there are. Whether a host wants one of them for RSA key transport, so that
+    /// leases of that key server's will be needed.
+    pub fn tell(&self, server: ServerIndex, message: v1::Identities) -> bool {
         let mut sources = self.lock();
         let before = self.merged.borrow().clone();
         let set = IdentitySet::read(message, &before);
-        let Some(slot) = sources.servers.get_mut(server.0) else {
-            return;
-        };
-        if slot.as_ref().is_some_and(|told| told.is_same(&set)) {
-            return;
+        let needs_leases = self.templates.iter().any(|template| template.needs_leases(&set));
+        if let Some(slot) = sources.servers.get_mut(server.0)
+            && !slot.as_ref().is_some_and(|told| told.is_same(&set))
+        {
+            *slot = Some(set);
+            self.rebuild(&sources);
         }
-        *slot = Some(set);
-        self.rebuild(&sources);
+        needs_leases
     }
 
     /// The keys that sessions are sealed under.
@@ -189,6 +190,21 @@ mod tests {
         let table = directory.table.load_full();
         directory.tell(ServerIndex(0), message(&[&one]));
         assert!(Arc::ptr_eq(&table, &directory.table.load_full()));
+    }
+
+    #[test]
+    fn leases_are_needed_where_host_and_key_server_both_have_key_transport() {
+        let telemetry = Arc::new(Telemetry::register(&mut Registry::default()));
+        let mut with = template(&["a.example"], false, &["a"]);
+        with.allow_key_transport();
+        let templates = vec![with, template(&["b.example"], false, &["b"])];
+        let ready = Readiness::new().condition("identities");
+        let directory = Directory::new(templates, 1, IdentitySet::default(), ready, telemetry);
+        for (name, danger_rsa_key_transport, needed) in [("a", true, true), ("a", false, false), ("b", true, false)] {
+            let told = v1::Identity { danger_rsa_key_transport, ..entry(name, "a.example") };
+            assert_eq!(directory.tell(ServerIndex(0), message(&[&told])), needed, "{name} {danger_rsa_key_transport}");
+            assert_eq!(directory.tell(ServerIndex(0), message(&[&told])), needed, "the same again");
+        }
     }
 
     #[test]

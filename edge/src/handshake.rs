@@ -168,7 +168,8 @@ impl Handshakes {
     }
 
     async fn lease(&self, handshake: Handshake<NeedsLease>, driver: &mut Driver<'_>) -> Result<Step, Error> {
-        match self.key_client.lease(driver.deadline).await {
+        let key_id = handshake.identity().public_key().key_id();
+        match self.key_client.lease(key_id, driver.deadline).await {
             Ok((lease, lessor)) => {
                 driver.lessor = Some(lessor);
                 handshake.resume(lease, &mut driver.out)

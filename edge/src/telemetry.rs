@@ -71,12 +71,22 @@ pub struct Telemetry {
 /// What became of leased randoms.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTelemetry {
+    /// Leases at hand.
+    pub ready: Gauge,
     /// Handshakes that took one.
     pub taken: Counter,
     /// Those that had to wait for it.
     pub waited: Counter,
     /// Leases that were lost with their connection to the key server.
     pub dropped: Counter,
+    failures: Family<ReasonLabels, Counter>,
+}
+
+impl LeaseTelemetry {
+    /// A batch was asked for and did not come.
+    pub fn batch_failed(&self, failure: KeyServerFailure) {
+        self.failures.get_or_create(&ReasonLabels { reason: failure.reason() }).inc();
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -251,6 +261,8 @@ impl Telemetry {
             "Parts of clients' identities that a PROXY header could not tell",
             identity_omissions.clone(),
         );
+        registry.register("leases_ready", "Leased randoms at hand", leases.ready.clone());
+        registry.register("lease_failures", "Batches of randoms that did not come", leases.failures.clone());
         registry.register("leases_taken", "Leased randoms that handshakes took", leases.taken.clone());
         registry.register("leases_waited", "Handshakes that waited for a leased random", leases.waited.clone());
         registry.register("leases_dropped", "Leased randoms lost with their connection", leases.dropped.clone());

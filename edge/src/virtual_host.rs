@@ -81,6 +81,18 @@ impl HostTemplate {
         }
     }
 
+    /// Whether handshakes by RSA key transport may come that use an identity of `identities`.
+    pub fn needs_leases(&self, identities: &IdentitySet) -> bool {
+        let mut known = self.config.keys.iter().filter_map(|key| identities.get(key));
+        self.config.has_key_transport() && known.any(|known| known.identity.allows_key_transport())
+    }
+
+    /// Has the suites of RSA key transport added.
+    #[cfg(test)]
+    pub(crate) fn allow_key_transport(&mut self) {
+        self.config.parameters.suites.extend(HostParameters::KEY_TRANSPORT_SUITES);
+    }
+
     /// Logs what the configuration gives up, and what clients would object to in certificates from files.
     pub fn warn_of_config(&self) {
         if self.config.has_key_transport() {

@@ -51,12 +51,24 @@ impl Leases {
         Self { source: RandomSource::new(rng), limits, ledgers: Mutex::default() }
     }
 
-    /// Leases up to `count` randoms to `edge`, at most as many as a call may have.
-    pub fn lease(&self, edge: &PeerIdentity, count: u32) -> Vec<Lease> {
+    /// Leases up to `count` randoms to `edge`, at most as many as a call may have, if it `may` have any.
+    ///
+    /// `may` is asked while no ledger can be removed. So a ledger is only opened for an edge of which [`Self::retain`],
+    /// once the edge is removed, is yet to hear.
+    pub fn lease_if(&self, edge: &PeerIdentity, count: u32, may: impl FnOnce() -> bool) -> Option<Vec<Lease>> {
         let count = count.min(self.limits.per_call).min(self.limits.outstanding);
-        let (epoch, first) = self.ledgers().issue(edge, count, self.limits.outstanding);
+        let (epoch, first) = {
+            let mut ledgers = self.ledgers();
+            may().then(|| ledgers.issue(edge, count, self.limits.outstanding))?
+        };
         let serials = (first..).take(count as usize).map(|counter| Serial { epoch, counter });
-        serials.map(|serial| self.source.lease(edge, serial)).collect()
+        Some(serials.map(|serial| self.source.lease(edge, serial)).collect())
+    }
+
+    /// Leases to an edge that may have randoms.
+    #[cfg(test)]
+    pub(crate) fn lease(&self, edge: &PeerIdentity, count: u32) -> Vec<Lease> {
+        self.lease_if(edge, count, || true).unwrap_or_default()
     }
 
     /// The random that `token` stands for, if it was leased to `edge` by this process, is not too old, and is asked for
@@ -297,6 +309,13 @@ mod tests {
         assert_eq!(leases.spend(&edge, &lease.token), None);
         assert_ne!(lease.server_random, next.server_random);
         assert_eq!(leases.spend(&edge, &next.token), Some(next.server_random));
+    }
+
+    #[test]
+    fn an_edge_that_may_have_none_opens_no_ledger() {
+        let (leases, edge) = (leases(8, 8), edge("one"));
+        assert_eq!(leases.lease_if(&edge, 1, || false), None);
+        assert!(leases.ledgers().by_edge.is_empty());
     }
 
     #[test]

@@ -116,9 +116,13 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
     let instants = zero_duration.into_iter().filter(|(_, duration)| duration.is_zero()).map(|(name, _)| name);
     match zeroes.chain(instants).next() {
         Some(name) => Err(SettingsError::ZeroLimit(name)),
+        None if limits.leases_per_edge < LEAST_LEASES => Err(SettingsError::FewLeases),
         None => Ok(()),
     }
 }
+
+/// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
+const LEAST_LEASES: u32 = 8192;
 
 fn load_keys(config: &Config, directory: &Path) -> Result<Vec<Arc<Key>>, SettingsError> {
     if config.key.is_empty() {
@@ -274,6 +278,9 @@ pub enum SettingsError {
     /// A limit that would let nothing through.
     #[error("[limits] {0} must not be 0")]
     ZeroLimit(&'static str),
+    /// Fewer leases than edges keep in reserve.
+    #[error("[limits] leases_per_edge must be at least 8192: edges keep up to 2048 for each connection")]
+    FewLeases,
     /// No `[[key]]`.
     #[error("no [[key]]: there is nothing to sign with")]
     NoKeys,

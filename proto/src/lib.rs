@@ -4,9 +4,10 @@
 
 pub mod pad;
 
-/// Most bytes of a request. A longer one ends the stream it comes on, so an edge refuses a handshake whose messages do not
-/// fit: by RSA key transport, with the longest chain that a client may send, they do.
-pub const MAX_REQUEST: usize = 192 * 1024;
+/// Most bytes of a request. A longer one ends the stream it comes on. Every handshake that an edge lets come so far fits:
+/// the longest are by RSA key transport, with a ClientHello, the edge's chain, names of authorities and the client's chain
+/// all as long as the engine lets them be, 385 KiB together.
+pub const MAX_REQUEST: usize = 512 * 1024;
 
 /// Version 1 of the protocol.
 #[allow(

@@ -153,6 +153,10 @@ fn key_kind(spki: &SubjectPublicKeyInfo<'_>) -> Result<KeyKind, IdentityError> {
     Err(IdentityError::UnsupportedKey)
 }
 
+/// Most bytes of a chain with its OCSP response, each certificate with the 3 bytes of its length (RFC 5246 §7.4.2). OpenSSL's
+/// clients refuse chains over 100 KiB.
+pub const LONGEST_CHAIN: usize = 1 << 17;
+
 /// A certificate chain that a handshake may choose, with the schemes its key server signs with.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -176,9 +180,8 @@ impl Identity {
         ocsp_response: Option<Vec<u8>>,
     ) -> Result<Self, IdentityError> {
         let leaf = chain.first().ok_or(IdentityError::EmptyChain)?;
-        // Certificate and CertificateStatus carry their content behind 24-bit lengths (RFC 5246 §7.4.2).
-        let longest = chain.iter().chain(&ocsp_response).map(|der| der.len() + 3).sum::<usize>();
-        if longest >= 1 << 20 {
+        let length = chain.iter().chain(&ocsp_response).map(|der| der.len() + 3).sum::<usize>();
+        if length > LONGEST_CHAIN {
             return Err(IdentityError::ChainTooLong);
         }
         let public_key = PublicKey::of_certificate(leaf)?;
@@ -228,8 +231,8 @@ pub enum IdentityError {
     /// No certificate in the chain.
     #[error("the chain holds no certificate")]
     EmptyChain,
-    /// More than a megabyte of certificates.
-    #[error("the chain is longer than 1 MiB")]
+    /// More than [`LONGEST_CHAIN`].
+    #[error("the chain and its OCSP response are longer than 128 KiB; leave out what clients have or do not need")]
     ChainTooLong,
     /// The first certificate is no X.509 certificate.
     #[error("the first certificate is not a DER X.509 certificate")]

@@ -17,6 +17,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use super::backoff::Backoff;
+use super::held::{HeldKeys, Holding, Need};
 use super::standing::Standing;
 use super::stream::RequestStream;
 use crate::directory::{Directory, ServerIndex};
@@ -38,6 +39,8 @@ pub(super) struct Link {
 /// What a link has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Load {
+    /// Whether the key server has what is needed.
+    pub(super) holding: Holding,
     /// Whether the key server is about to stop.
     pub(super) draining: bool,
     /// Requests without an answer.
@@ -59,11 +62,21 @@ impl Link {
         Self { server, address, connector, max_in_flight, stream, standing, lease_telemetry }
     }
 
-    /// What the link has to do; `None` while it is down.
-    pub(super) fn load(&self) -> Option<Load> {
+    /// What the link has to do, for somebody with this need; `None` while it is down.
+    pub(super) fn load(&self, need: Need) -> Option<Load> {
         let stream = self.stream.load();
         let stream = stream.as_ref()?;
-        Some(Load { draining: stream.is_draining(), in_flight: stream.in_flight(), leases: stream.leases() })
+        Some(Load {
+            holding: stream.holding(need),
+            draining: stream.is_draining(),
+            in_flight: stream.in_flight(),
+            leases: stream.leases(),
+        })
+    }
+
+    /// Whether the connection stands.
+    pub(super) fn is_up(&self) -> bool {
+        self.stream.load().is_some()
     }
 
     /// The stream of requests.
@@ -140,17 +153,18 @@ impl Link {
 
     /// Asks for leases as they are wanted, for one batch at a time.
     async fn keep_leases(&self, stream: &Arc<RequestStream>) -> LinkError {
-        let mut told = false;
+        let mut pause = SHORTEST_LEASE_PAUSE;
         loop {
             let Err(failure) = stream.lease_batch().await else {
-                told = false;
+                pause = SHORTEST_LEASE_PAUSE;
                 continue;
             };
-            if !told {
-                tracing::warn!(key_server = %self.address, reason = failure.reason(), "no leases");
+            // Once for each time that there are none.
+            if pause == SHORTEST_LEASE_PAUSE {
+                tracing::warn!(key_server = %self.address, reason = failure.reason(), "no leases; trying on");
             }
-            told = true;
-            sleep(LEASE_PAUSE).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_LEASE_PAUSE);
         }
     }
 
@@ -164,9 +178,12 @@ impl Link {
             match event {
                 Some(Event::Identities(identities)) => {
                     let (directory, server) = (directory.clone(), self.server);
+                    // First, so that a key is known to be held here when the first handshake needs it.
+                    stream.hold(HeldKeys::read(&identities));
                     // Thousands of certificates take longer to read than a reactor may be kept.
-                    if spawn_blocking(move || directory.tell(server, identities)).await.is_err() {
-                        return LinkError::Ended;
+                    match spawn_blocking(move || directory.tell(server, identities)).await {
+                        Ok(needs_leases) => stream.keep_leases(needs_leases),
+                        Err(_panicked) => return LinkError::Ended,
                     }
                 }
                 Some(Event::Drain(_)) => {
@@ -181,8 +198,9 @@ impl Link {
     }
 }
 
-/// Before the next batch is asked for, after one did not come.
-const LEASE_PAUSE: Duration = Duration::from_millis(500);
+/// Before a batch is asked for again that did not come. Doubles each time: handshakes wait for it.
+const SHORTEST_LEASE_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_LEASE_PAUSE: Duration = Duration::from_millis(500);
 
 type Replies = Streaming<v1::ExchangeReply>;
 type Events = Streaming<v1::WatchEvent>;

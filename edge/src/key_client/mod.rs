@@ -2,6 +2,7 @@
 
 mod answer;
 mod backoff;
+mod held;
 mod leases;
 mod link;
 mod pending;
@@ -17,15 +18,16 @@ use keystead_program::channel::{ClientChannel, Connector, InvalidHostPort};
 use keystead_program::observe::Condition;
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_request::Operation;
-use keystead_tls::KeyServerFailure;
 use keystead_tls::handshake::{SignatureRequest, SignedParams};
+use keystead_tls::{KeyId, KeyServerFailure};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::KeyServerConfig;
 use crate::directory::{Directory, ServerIndex};
 use crate::telemetry::Telemetry;
-use link::{Link, Load};
+use held::{Holding, Need};
+use link::Link;
 use standing::Standing;
 
 pub use answer::Recovery;
@@ -76,6 +78,7 @@ impl KeyClient {
         let began = Instant::now();
         Asking {
             client: self,
+            key_id: request.identity.public_key().key_id(),
             question: answer::question(request),
             began,
             deadline: deadline.min(began + self.timeout),
@@ -84,12 +87,26 @@ impl KeyClient {
         }
     }
 
-    /// The best link for the next try: another one than `asked`, better of another key server, that is not about to
-    /// stop, with the fewest requests in flight.
-    fn pick(&self, asked: Option<&Arc<Link>>) -> Option<&Arc<Link>> {
+    /// The best link to ask for a signature, other than `asked`: one whose key server holds the key, is not about to stop,
+    /// is not the one just asked, and has the fewest requests in flight. Who does not hold the key is asked only where
+    /// nobody has been, to have a reason for the refusal.
+    fn pick(&self, key_id: KeyId, asked: Option<&Arc<Link>>) -> Option<&Arc<Link>> {
+        self.best(asked, |link| {
+            let load = link.load(Need::Signing(key_id))?;
+            let preference = (load.holding, load.draining, is_same_server(link, asked), load.in_flight);
+            (asked.is_none() || load.holding != Holding::NotHeld).then_some(preference)
+        })
+    }
+
+    /// The link other than `asked` whose preference is the least, of those that have one.
+    fn best<P: Ord + Copy>(
+        &self,
+        asked: Option<&Arc<Link>>,
+        preference: impl Fn(&Link) -> Option<P>,
+    ) -> Option<&Arc<Link>> {
         let others = self.in_turn().filter(|link| !asked.is_some_and(|asked| Arc::ptr_eq(link, asked)));
-        let loaded = others.filter_map(|link| Some((preference(link, asked, link.load()?), link)));
-        loaded.min_by_key(|(preference, _)| *preference).map(|(_, link)| link)
+        let preferred = others.filter_map(|link| Some((preference(link)?, link)));
+        preferred.min_by_key(|(preference, _)| *preference).map(|(_, link)| link)
     }
 
     /// Every link once, each time another one first.
@@ -99,10 +116,15 @@ impl KeyClient {
     }
 }
 
-/// The least is the best.
-fn preference(link: &Link, asked: Option<&Arc<Link>>, load: Load) -> (bool, bool, usize) {
-    let same_server = asked.is_some_and(|asked| asked.server == link.server);
-    (load.draining, same_server, load.in_flight)
+fn is_same_server(link: &Link, asked: Option<&Arc<Link>>) -> bool {
+    asked.is_some_and(|asked| asked.server == link.server)
+}
+
+/// The deadline of a try that leaves another one possible: it gets half of the time that is left, so that a key server that
+/// does not answer leaves the other half to one that does.
+fn half_way_to(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
 }
 
 /// How often a request is asked again.
@@ -112,6 +134,7 @@ const RETRIES: usize = 1;
 #[derive(Debug)]
 pub struct Asking<'c> {
     client: &'c KeyClient,
+    key_id: KeyId,
     question: v1::SignServerKeyExchangeRequest,
     began: Instant,
     deadline: Instant,
@@ -147,26 +170,21 @@ impl Asking<'_> {
     }
 
     async fn try_once(&mut self) -> Result<SignedParams, KeyServerFailure> {
-        let link = self.client.pick(self.asked.as_ref()).ok_or(KeyServerFailure::Unreachable)?.clone();
+        let link = self.client.pick(self.key_id, self.asked.as_ref()).ok_or(KeyServerFailure::Unreachable)?.clone();
         let operation = Operation::SignServerKeyExchange(self.question.clone());
         let deadline = self.deadline_of_try(&link);
         let outcome = self.asked.insert(link).stream()?.ask(operation, deadline).await?;
         answer::signed_params(outcome)
     }
 
-    /// A try that leaves another one possible gets half of the time that is left, so that a key server that does not
-    /// answer leaves the other half to one that does.
     fn deadline_of_try(&self, link: &Arc<Link>) -> Instant {
-        if self.retries == 0 || self.client.pick(Some(link)).is_none() {
-            return self.deadline;
-        }
-        let now = Instant::now();
-        now + self.deadline.saturating_duration_since(now) / 2
+        let is_last = self.retries == 0 || self.client.pick(self.key_id, Some(link)).is_none();
+        if is_last { self.deadline } else { half_way_to(self.deadline) }
     }
 
     fn failed(&mut self, failure: KeyServerFailure) -> Result<(), KeyServerFailure> {
         self.client.telemetry.key_server_failed(failure);
-        let elsewhere = self.asked.as_ref().is_some_and(|asked| self.client.pick(Some(asked)).is_some());
+        let elsewhere = self.asked.as_ref().is_some_and(|asked| self.client.pick(self.key_id, Some(asked)).is_some());
         if self.retries == 0 || !elsewhere {
             return Err(failure);
         }

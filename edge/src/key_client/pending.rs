@@ -30,11 +30,20 @@ impl Pending {
     /// Makes room for an answer: the id to ask with, and where the answer comes. The receiver fails when the
     /// connection is lost.
     pub(super) fn insert(&self) -> Result<(u64, oneshot::Receiver<Outcome>), KeyServerFailure> {
+        self.insert_up_to(self.limit)
+    }
+
+    /// As [`Self::insert`], though there may be no room.
+    pub(super) fn insert_beyond_limit(&self) -> Result<(u64, oneshot::Receiver<Outcome>), KeyServerFailure> {
+        self.insert_up_to(usize::MAX)
+    }
+
+    fn insert_up_to(&self, limit: usize) -> Result<(u64, oneshot::Receiver<Outcome>), KeyServerFailure> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(KeyServerFailure::Unreachable);
         }
-        if waiting.answers.len() >= self.limit {
+        if waiting.answers.len() >= limit {
             return Err(KeyServerFailure::Overloaded);
         }
         let id = waiting.next_id;
@@ -104,7 +113,10 @@ mod tests {
         let pending = Pending::new(1);
         let (id, _answer) = pending.insert().unwrap();
         assert_eq!(pending.insert().unwrap_err(), KeyServerFailure::Overloaded);
+        let (beyond, _answer) = pending.insert_beyond_limit().unwrap();
         pending.forget(id);
+        assert_eq!(pending.insert().unwrap_err(), KeyServerFailure::Overloaded);
+        pending.forget(beyond);
         assert!(pending.insert().is_ok());
     }
 

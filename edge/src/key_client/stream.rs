@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use keystead_proto::MAX_REQUEST;
 use keystead_proto::pad::Pad;
 use keystead_proto::v1;
@@ -12,11 +13,12 @@ use keystead_proto::v1::exchange_request::Operation;
 use keystead_tls::KeyServerFailure;
 use keystead_tls::handshake::Lease;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::answer;
+use super::held::{HeldKeys, Holding, Need};
 use super::leases::Leases;
 use super::pending::Pending;
 use crate::telemetry::LeaseTelemetry;
@@ -27,6 +29,8 @@ pub(super) struct RequestStream {
     requests: mpsc::Sender<v1::ExchangeRequest>,
     pending: Pending,
     leases: Leases,
+    /// The keys that the key server has told of; none until it has.
+    held: ArcSwapOption<HeldKeys>,
     /// Handshakes that have a lease and will ask for its master secret.
     lessees: AtomicUsize,
     /// Cancelled when the key server says that it is about to stop.
@@ -43,6 +47,7 @@ impl RequestStream {
             requests,
             pending: Pending::new(max_in_flight),
             leases: Leases::new(lease_telemetry),
+            held: ArcSwapOption::empty(),
             lessees: AtomicUsize::new(0),
             draining: CancellationToken::new(),
         }
@@ -54,8 +59,12 @@ impl RequestStream {
         operation: Operation,
         deadline: Instant,
     ) -> Result<Outcome, KeyServerFailure> {
-        let (waiting, answer) = Waiting::begin(self.clone())?;
-        waiting.send(operation, deadline)?;
+        let (id, answer) = self.pending.insert()?;
+        let waiting = Waiting { stream: self.clone(), id };
+        self.requests.try_send(waiting.request(operation, deadline)?).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => KeyServerFailure::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => KeyServerFailure::Unreachable,
+        })?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_lost)) => Err(KeyServerFailure::Unreachable),
@@ -73,6 +82,21 @@ impl RequestStream {
         self.pending.len()
     }
 
+    /// The key server has told which keys it holds.
+    pub(super) fn hold(&self, keys: HeldKeys) {
+        self.held.store(Some(Arc::new(keys)));
+    }
+
+    /// Whether the key server has what `need` says.
+    pub(super) fn holding(&self, need: Need) -> Holding {
+        self.held.load().as_ref().map_or(Holding::NotTold, |held| held.holding(need))
+    }
+
+    /// From here on a reserve of leases is kept, or none.
+    pub(super) fn keep_leases(&self, kept: bool) {
+        self.leases.keep(kept);
+    }
+
     /// A lease from the reserve, or from the next batch if it comes before `deadline`.
     pub(super) async fn lease(self: Arc<Self>, deadline: Instant) -> Result<(Lease, Lessor), KeyServerFailure> {
         let lessor = Lessor::new(self);
@@ -88,11 +112,23 @@ impl RequestStream {
     /// Waits until a batch of leases is wanted, and asks for it.
     pub(super) async fn lease_batch(self: &Arc<Self>) -> Result<(), KeyServerFailure> {
         let count = self.leases.batch_wanted().await;
-        let operation = Operation::LeaseRandoms(v1::LeaseRandomsRequest { count });
-        let outcome = self.ask(operation, Instant::now() + LEASE_TIMEOUT).await;
+        let outcome = self.ask_for_leases(count, Instant::now() + LEASE_TIMEOUT).await;
         let batch = outcome.and_then(|outcome| answer::leases(outcome, count));
         self.leases.add(batch.inspect_err(|failure| self.leases.fail(*failure))?);
         Ok(())
+    }
+
+    /// Has a place of its own beside the requests in flight, however many they are: the handshakes that wait for it hold
+    /// none, and those that hold one do not get on faster for its waiting.
+    async fn ask_for_leases(self: &Arc<Self>, count: u32, deadline: Instant) -> Result<Outcome, KeyServerFailure> {
+        let (id, answer) = self.pending.insert_beyond_limit()?;
+        let waiting = Waiting { stream: self.clone(), id };
+        let request = waiting.request(Operation::LeaseRandoms(v1::LeaseRandomsRequest { count }), deadline)?;
+        let answered = async {
+            self.requests.send(request).await.map_err(|_closed| KeyServerFailure::Unreachable)?;
+            answer.await.map_err(|_lost| KeyServerFailure::Unreachable)
+        };
+        timeout_at(deadline, answered).await.unwrap_or(Err(KeyServerFailure::NoAnswer))
     }
 
     /// The key server is about to stop.
@@ -120,8 +156,9 @@ impl RequestStream {
     }
 }
 
-/// For a batch, which costs a key server next to nothing.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a batch, which costs a key server next to nothing. Less than handshakes may wait, so that one that is lost is asked
+/// for again before they fail.
+const LEASE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause between two looks at whether a key server that is about to stop owes an answer.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -154,12 +191,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn begin(stream: Arc<RequestStream>) -> Result<(Self, oneshot::Receiver<Outcome>), KeyServerFailure> {
-        let (id, answer) = stream.pending.insert()?;
-        Ok((Self { stream, id }, answer))
-    }
-
-    fn send(&self, operation: Operation, deadline: Instant) -> Result<(), KeyServerFailure> {
+    fn request(&self, operation: Operation, deadline: Instant) -> Result<v1::ExchangeRequest, KeyServerFailure> {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         // 0 would leave the limit to the key server.
         let timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
@@ -170,15 +202,42 @@ impl Waiting {
         if request.encoded_len() > MAX_REQUEST {
             return Err(KeyServerFailure::Refused);
         }
-        self.stream.requests.try_send(request).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => KeyServerFailure::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => KeyServerFailure::Unreachable,
-        })
+        Ok(request)
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.stream.pending.forget(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_of_leases_needs_no_place_among_the_requests() {
+        let (requests, mut sent) = mpsc::channel(1);
+        let stream = Arc::new(RequestStream::new(requests, 1, LeaseTelemetry::default()));
+        let soon = Instant::now() + Duration::from_secs(5);
+        let ask = || stream.ask(Operation::SignServerKeyExchange(v1::SignServerKeyExchangeRequest::default()), soon);
+        stream.keep_leases(true);
+        let key_server = async {
+            // The one place and all room on the way are taken when the batch is asked for.
+            tokio::task::yield_now().await;
+            assert_eq!(ask().await.unwrap_err(), KeyServerFailure::Overloaded);
+            let first = sent.recv().await.unwrap();
+            let batch = sent.recv().await.unwrap();
+            assert!(matches!(batch.operation, Some(Operation::LeaseRandoms(_))));
+            let lease = v1::Lease { server_random: vec![1; 32], token: vec![2; 32] };
+            stream.answer(batch.id, Outcome::LeaseRandoms(v1::LeaseRandomsReply { leases: vec![lease; 3] }));
+            tokio::task::yield_now().await;
+            stream.answer(first.id, Outcome::Refusal(v1::Refusal::default()));
+        };
+        let (asked, leased, ()) = tokio::join!(ask(), stream.lease_batch(), key_server);
+        assert!(asked.is_ok());
+        assert_eq!((leased, stream.leases()), (Ok(()), 3));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,13 +39,15 @@ pub(crate) enum Conduct {
 /// A running key server. Dropped, it is gone with all its connections.
 pub(crate) struct TestKeyServer {
     pub(crate) address: SocketAddr,
+    /// Requests that came on streams.
+    pub(crate) asked: Arc<AtomicUsize>,
     conduct: Arc<Mutex<Conduct>>,
     events: tokio::sync::broadcast::Sender<v1::WatchEvent>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl TestKeyServer {
-    /// Serves one P-256 key by the name `key`, with `chain` for it.
+    /// Serves one P-256 key by the name `key`, with `chain` for it; none if the chain is empty.
     pub(crate) fn start(
         address: SocketAddr,
         material: &ChannelMaterial,
@@ -53,8 +56,9 @@ impl TestKeyServer {
     ) -> Self {
         let conduct = Arc::new(Mutex::new(Conduct::Sign));
         let (events, _) = tokio::sync::broadcast::channel(16);
-        let leased = Arc::default();
-        let service = Service { conduct: conduct.clone(), events: events.clone(), key, chain, leased };
+        let (leased, asked) = (Arc::default(), Arc::<AtomicUsize>::default());
+        let service =
+            Service { conduct: conduct.clone(), events: events.clone(), key, chain, leased, asked: asked.clone() };
         // A runtime of its own, so that ending it breaks its connections as the death of a process would.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let acceptor = Acceptor {
@@ -67,10 +71,11 @@ impl TestKeyServer {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
             let incoming = acceptor.accept(TcpListener::from_std(listener).unwrap());
-            let server = tonic::transport::Server::builder().add_service(KeyServerServer::new(service));
+            let calls = KeyServerServer::new(service).max_decoding_message_size(keystead_proto::MAX_REQUEST);
+            let server = tonic::transport::Server::builder().add_service(calls);
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { address, conduct, events, runtime: Some(runtime) }
+        Self { address, asked, conduct, events, runtime: Some(runtime) }
     }
 
     pub(crate) fn conduct(&self, conduct: Conduct) {
@@ -111,6 +116,7 @@ struct Service {
     chain: Vec<Vec<u8>>,
     /// Tokens that were leased and are not spent.
     leased: Arc<Mutex<HashSet<Vec<u8>>>>,
+    asked: Arc<AtomicUsize>,
 }
 
 enum Answer {
@@ -125,6 +131,10 @@ fn refusal(code: Code) -> Outcome {
 
 impl Service {
     fn answer(&self, operation: &Operation) -> Answer {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.chain.is_empty() {
+            return Answer::Outcome(refusal(Code::PermissionDenied));
+        }
         match operation {
             Operation::SignServerKeyExchange(request) => self.answer_signing(request),
             Operation::LeaseRandoms(request) => self.answer_unless_told(|| self.lease(request.count)),
@@ -189,17 +199,24 @@ impl Service {
     }
 
     fn identities(&self) -> v1::WatchEvent {
+        let identities = v1::Identities { identities: self.identity().into_iter().collect() };
+        v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
+    }
+
+    fn identity(&self) -> Option<v1::Identity> {
+        if self.chain.is_empty() {
+            return None;
+        }
         let identity = Identity::new(self.chain.clone(), SignatureScheme::KNOWN, None).unwrap();
-        let identity = v1::Identity {
+        Some(v1::Identity {
             name: "key".to_owned(),
             key_id: identity.public_key().key_id().0.to_vec(),
             certificate_chain: self.chain.clone(),
             signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
             ocsp_response: Vec::new(),
-            danger_rsa_key_transport: false,
-        };
-        let identities = v1::Identities { identities: vec![identity] };
-        v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
+            // No handshake by RSA key transport is to be had with it, but leases and recoveries are.
+            danger_rsa_key_transport: true,
+        })
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keystead_edge::key_client::{KeyClient, Lessor, Recovery};
 use keystead_tls::handshake::{Lease, MasterSecretRequest};
-use keystead_tls::{Identity, KeyServerFailure, SignatureScheme};
+use keystead_tls::{Identity, KeyId, KeyServerFailure, SignatureScheme};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -22,7 +23,7 @@ fn soon() -> Instant {
 }
 
 async fn lease(stack: &Stack) -> Result<(Lease, Lessor), KeyServerFailure> {
-    key_client(stack).lease(soon()).await
+    key_client(stack).lease(stack.key_id(), soon()).await
 }
 
 async fn recover(
@@ -39,19 +40,95 @@ async fn recover(
     key_client(stack).recover(&request, lessor, soon()).await
 }
 
+/// Of hosts with RSA key transport.
+fn options() -> Options {
+    Options { connections: 1, host_lines: "danger_rsa_key_transport = true".to_owned(), ..Options::default() }
+}
+
 #[tokio::test]
-async fn leases_are_there_before_they_are_needed_and_used_once() {
-    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+async fn leases_are_there_before_the_first_is_needed() {
+    let stack = Stack::start(options()).await;
+    stack.until_metric("leases_ready", 512).await;
+    lease(&stack).await.unwrap();
+    assert_eq!((stack.telemetry.leases.taken.get(), stack.telemetry.leases.waited.get()), (1, 0));
+}
+
+#[tokio::test]
+async fn no_leases_are_asked_for_that_no_host_needs() {
+    let stack = Stack::start(Options::default()).await;
+    let (_client, _backend) = stack.connect().await;
+    assert_eq!(stack.telemetry.leases.ready.get(), 0);
+}
+
+#[tokio::test]
+async fn leases_never_run_dry_and_are_used_once() {
+    let stack = Stack::start(options()).await;
+    stack.until_metric("leases_ready", 512).await;
     let mut seen = HashSet::new();
-    for _ in 0..1000 {
+    for number in 0..3000 {
         let (lease, _) = lease(&stack).await.unwrap();
         assert!(seen.insert(lease.server_random));
-        // As long as a handshake takes to get here.
-        tokio::task::yield_now().await;
+        if number % 4 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
-    assert_eq!(stack.telemetry.leases.taken.get(), 1000);
-    let waited = stack.telemetry.leases.waited.get();
-    assert!(waited <= 10, "{waited}");
+    assert_eq!((stack.telemetry.leases.taken.get(), stack.telemetry.leases.waited.get()), (3000, 0));
+}
+
+#[tokio::test]
+async fn batches_that_fail_for_a_while_fail_no_handshake_that_has_time() {
+    let stack = Arc::new(Stack::start(Options { connections: 1, ..Options::default() }).await);
+    stack.key_servers[0].conduct(Conduct::Refuse(Code::ResourceExhausted));
+    let begin = |_| {
+        let stack = stack.clone();
+        tokio::spawn(async move { lease(&stack).await.map(|_| ()) })
+    };
+    let waiting: Vec<_> = (0..20).map(begin).collect();
+    let refused = || stack.key_servers[0].asked.load(Ordering::SeqCst) >= 3;
+    stack.until("the batch is asked for again", refused).await;
+    stack.key_servers[0].conduct(Conduct::Sign);
+    for waited in waiting {
+        assert_eq!(waited.await.unwrap(), Ok(()));
+    }
+    assert!(stack.metrics().contains("lease_failures_total{reason=\"overloaded\"}"));
+}
+
+#[tokio::test]
+async fn leases_and_signatures_come_from_who_holds_the_key() {
+    let stack = Stack::start(Options { key_servers: 3, without_key: 2, connections: 1, ..Options::default() }).await;
+    for _ in 0..20 {
+        let (lease, lessor) = lease(&stack).await.unwrap();
+        assert!(matches!(recover(&stack, &lease, &lessor, &[]).await, Ok(Recovery::MasterSecret(_))));
+        stack.connect().await;
+    }
+    for other in &stack.key_servers[..2] {
+        assert_eq!(other.asked.load(Ordering::SeqCst), 0);
+    }
+    assert_eq!(stack.telemetry.key_server_retries.get(), 0);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_lease_for_a_key_that_nobody_holds() {
+    let stack = Stack::start(options()).await;
+    stack.until_metric("leases_ready", 512).await;
+    let failure = key_client(&stack).lease(KeyId([0; 32]), soon()).await.unwrap_err();
+    assert_eq!(failure, KeyServerFailure::NotAuthorised);
+}
+
+#[tokio::test]
+async fn a_lease_that_one_key_server_does_not_give_another_gives() {
+    for conduct in [Conduct::Refuse(Code::PermissionDenied), Conduct::Refuse(Code::ResourceExhausted), Conduct::Ignore]
+    {
+        let stack = Stack::start(Options { key_servers: 2, connections: 1, ..Options::default() }).await;
+        stack.key_servers[0].conduct(conduct);
+        for _ in 0..4 {
+            let (lease, lessor) = lease(&stack).await.unwrap();
+            assert!(
+                matches!(recover(&stack, &lease, &lessor, &[]).await, Ok(Recovery::MasterSecret(_))),
+                "{conduct:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use keystead_edge::telemetry::Telemetry;
 use keystead_edge::virtual_host::HostTemplate;
 use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel};
 use keystead_program::observe::Readiness;
+use keystead_tls::KeyId;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -67,6 +68,8 @@ struct Keys {
 /// What differs between stacks.
 pub(crate) struct Options {
     pub(crate) key_servers: usize,
+    /// The first so many of them hold no key.
+    pub(crate) without_key: usize,
     pub(crate) connections: usize,
     pub(crate) key_server_timeout: Duration,
     pub(crate) limits: Limits,
@@ -85,6 +88,7 @@ impl Default for Options {
         };
         Self {
             key_servers: 1,
+            without_key: 0,
             connections: 2,
             key_server_timeout: Duration::from_secs(2),
             limits,
@@ -121,7 +125,8 @@ impl Stack {
         let authority = authority();
         let keys = Keys::new(&authority);
         let any = "127.0.0.1:0".parse().unwrap();
-        let key_servers: Vec<_> = (0..options.key_servers).map(|_| keys.start(any)).collect();
+        let start = |index| if index < options.without_key { keys.start_without_key(any) } else { keys.start(any) };
+        let key_servers: Vec<_> = (0..options.key_servers).map(start).collect();
         let backend = TcpListener::bind(any).await.unwrap();
         let mut config = config(&key_servers, &options, backend.local_addr().unwrap());
         config.limits = options.limits;
@@ -190,6 +195,12 @@ impl Stack {
     pub(crate) async fn until_metric(&self, name_and_labels: &str, value: u64) {
         let line = format!("keystead_edge_{name_and_labels} {value}\n");
         self.until(&line, || self.metrics().contains(&line)).await;
+    }
+
+    /// The key that key servers hold.
+    pub(crate) fn key_id(&self) -> KeyId {
+        let leaf = self.keys.chain.first().unwrap();
+        keystead_tls::PublicKey::of_certificate(leaf).unwrap().key_id()
     }
 
     pub(crate) fn metrics(&self) -> String {
@@ -262,6 +273,10 @@ impl Keys {
 
     fn start(&self, address: SocketAddr) -> TestKeyServer {
         TestKeyServer::start(address, &self.material, self.key.clone(), self.chain.clone())
+    }
+
+    fn start_without_key(&self, address: SocketAddr) -> TestKeyServer {
+        TestKeyServer::start(address, &self.material, self.key.clone(), Vec::new())
     }
 }
 

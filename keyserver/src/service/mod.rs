@@ -179,7 +179,7 @@ impl KeyServer for Service {
 }
 
 /// Whose call it is, and what it may have at this moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     identity: PeerIdentity,
     authorizations: changing::Receiver<Arc<Authorizations>>,

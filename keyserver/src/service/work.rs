@@ -33,7 +33,7 @@ pub(super) fn call(asked: &Asked) -> Call {
 #[derive(Debug)]
 pub(super) enum Work {
     Sign { key: Arc<Key>, request: SignServerKeyExchange },
-    Lease { edge: PeerIdentity, count: u32, leases: Arc<Leases> },
+    Lease { peer: Peer, count: u32, leases: Arc<Leases> },
     Recover { key: Arc<Key>, edge: PeerIdentity, request: RecoverMasterSecret, leases: Arc<Leases> },
 }
 
@@ -43,23 +43,23 @@ impl Work {
     /// # Errors
     /// [`Refusal`] for what is malformed, and for keys that the peer may not use, or not so.
     pub(super) fn accept(asked: Asked, peer: &mut Peer, leases: &Arc<Leases>) -> Result<Self, Refusal> {
-        let (edge, leases) = (peer.identity.clone(), leases.clone());
-        let keys = peer.keys();
+        let leases = leases.clone();
         match asked {
             Asked::SignServerKeyExchange(request) => {
                 let (key_id, request) = message::sign_server_key_exchange(request)?;
-                Ok(Self::Sign { key: find(keys, &key_id)?, request })
+                Ok(Self::Sign { key: find(peer.keys(), &key_id)?, request })
             }
             Asked::LeaseRandoms(request) => {
-                let may_use_them = keys.is_some_and(|keys| keys.iter().any(is_for_key_transport));
-                let leased = Self::Lease { edge, count: request.count, leases };
-                may_use_them.then_some(leased).ok_or(Refusal::KeyTransportNotAllowed)
+                if !may_lease(peer) {
+                    return Err(Refusal::KeyTransportNotAllowed);
+                }
+                Ok(Self::Lease { peer: peer.clone(), count: request.count, leases })
             }
             Asked::RecoverMasterSecret(request) => {
                 let (key_id, request) = message::recover_master_secret(request)?;
-                let key = find(keys, &key_id)?;
+                let key = find(peer.keys(), &key_id)?;
                 match is_for_key_transport(&key) {
-                    true => Ok(Self::Recover { key, edge, request, leases }),
+                    true => Ok(Self::Recover { key, edge: peer.identity.clone(), request, leases }),
                     false => Err(Refusal::KeyTransportNotAllowed),
                 }
             }
@@ -74,10 +74,15 @@ impl Work {
         }
     }
 
-    fn run(&self, provider: &dyn Provider, rng: &mut dyn CryptoRng) -> Outcome {
+    fn run(&mut self, provider: &dyn Provider, rng: &mut dyn CryptoRng) -> Outcome {
         match self {
             Self::Sign { key, request } => request.run(key, provider, rng).map(Done::Signed),
-            Self::Lease { edge, count, leases } => Ok(Done::Leased(leases.lease(edge, *count))),
+            Self::Lease { peer, count, leases } => {
+                // The edge may have been removed while this waited.
+                let edge = peer.identity.clone();
+                let batch = leases.lease_if(&edge, *count, || may_lease(peer));
+                batch.map(Done::Leased).ok_or(Refusal::KeyTransportNotAllowed)
+            }
             Self::Recover { key, edge, request, leases } => {
                 request.run(key, edge, leases, provider, rng).map(Done::Recovered)
             }
@@ -87,6 +92,11 @@ impl Work {
 
 fn find(keys: Option<&AllowedKeys>, key_id: &KeyId) -> Result<Arc<Key>, Refusal> {
     keys.and_then(|keys| keys.find(key_id)).cloned().ok_or(Refusal::KeyNotAllowed)
+}
+
+/// Whether randoms are of any use to `peer` at this moment.
+fn may_lease(peer: &mut Peer) -> bool {
+    peer.keys().is_some_and(|keys| keys.iter().any(is_for_key_transport))
 }
 
 fn is_for_key_transport(key: &Key) -> bool {
@@ -103,9 +113,10 @@ pub struct Operation {
 }
 
 impl Task for Operation {
-    /// A batch of randoms costs hundreds of hashes, and whoever floods with it may wait where RSA does.
+    /// A batch of randoms is hundreds of hashes, which cost what one signature by an elliptic curve does. It must not
+    /// wait behind RSA: without a lease, no handshake gets as far as that.
     fn cost(&self) -> CostClass {
-        self.work.key().map_or(CostClass::Medium, |key| key.cost())
+        self.work.key().map_or(CostClass::Light, |key| key.cost())
     }
 
     fn deadline(&self) -> Instant {
@@ -116,7 +127,7 @@ impl Task for Operation {
         self.answer.is_wanted()
     }
 
-    fn run(self, rng: &mut dyn CryptoRng) {
+    fn run(mut self, rng: &mut dyn CryptoRng) {
         let outcome = self.work.run(self.provider, rng);
         let failed = [Refusal::SigningFailed, Refusal::FaultySignature, Refusal::RecoveryFailed];
         if let (Some(key), Err(reason)) = (self.work.key(), &outcome)

@@ -75,6 +75,7 @@ fn what_is_wrong_is_said() {
             "needs crypto = \"fast\"",
         ),
         ("[[edge]]", "[limits]\nleases_per_edge = 0\n[[edge]]", "[limits] leases_per_edge must not be 0"),
+        ("[[edge]]", "[limits]\nleases_per_edge = 8191\n[[edge]]", "leases_per_edge must be at least 8192"),
         ("[[edge]]", "[limits]\nqueue_light = 0\n[[edge]]", "[limits] queue_light must not be 0"),
         ("[[edge]]", "[log]\nlevel = \"x=loud\"\n[[edge]]", "[log] level"),
     ];

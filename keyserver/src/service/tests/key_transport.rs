@@ -1,17 +1,33 @@
 //! RSA key transport over the channel: randoms leased, master secrets recovered, and one refusal for everything else.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+
 use keystead_tls::handshake::Lease;
+use keystead_tls::identity::LONGEST_CHAIN;
+use keystead_tls::message::{certificate, certificate_request, certificate_verify, client_hello, client_key_exchange};
+use rand_core::CryptoRng;
+use zeroize::Zeroizing;
 
 use super::*;
-use crate::fixture::key_transport::{Conversation, Form, WRONG_KEY_EXCHANGES};
+use crate::custody::{Custody, SigningFailed};
+use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES};
 use crate::operation::recover_master_secret::RecoverMasterSecret;
+use crate::schedule::CostClass;
 
 const RSA: usize = 1;
 
 async fn start() -> Running {
+    start_with("").await
+}
+
+/// With further lines of `[limits]`.
+async fn start_with(limits: &str) -> Running {
     let chain = "certificate_chain = \"rsa.pem\"";
     let edge_three = "[[edge]]\nid = \"spiffe://keystead.test/edge/three\"\nkeys = [\"ec\"]\n";
     let config = CONFIG.replace(chain, &format!("{chain}\ndanger_rsa_key_transport = true"));
+    let config = config.replace("[limits]", &format!("[limits]\n{limits}"));
     Running::configured(&format!("{config}{edge_three}")).await
 }
 
@@ -32,6 +48,29 @@ impl Running {
             finished_record,
             server_name: "localhost".to_owned(),
         }
+    }
+
+    /// Edge one may use these keys, and nobody any other.
+    fn allow(&self, keys: impl IntoIterator<Item = Arc<Key>>) {
+        let ticket_group = TicketGroup::new(GroupName::default(), []);
+        let rights = Rights { keys: keys.into_iter().collect(), ticket_group };
+        let allowed = [(EDGE_ONE.parse().unwrap(), rights)];
+        self.authorizations.send(Arc::new(allowed.into_iter().collect())).unwrap();
+    }
+
+    /// The key `rsa` with its private part elsewhere.
+    fn rsa_kept_by(custody: impl FnOnce(Box<dyn Custody>) -> Box<dyn Custody>) -> Arc<Key> {
+        Arc::new(key_transport::key().kept_by(custody))
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if condition() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 5 s: {what}");
     }
 
     fn good(&self, lease: &Lease) -> Conversation {
@@ -187,6 +226,181 @@ async fn leases_die_when_their_edge_is_removed() {
     let request = running.recover(conversation.request());
     let recovered = running.client(EDGE_TWO).recover_master_secret(request).await.unwrap().into_inner();
     assert_eq!(recovered.master_secret, conversation.master_secret().expose());
+}
+
+/// A key that holds up whoever uses it until it is let go, and then fails.
+struct Stuck {
+    entered: Arc<AtomicBool>,
+    until_let_go: Mutex<Receiver<()>>,
+}
+
+impl Stuck {
+    /// The key, whether anybody is held up, and what lets go when dropped.
+    fn new() -> (Self, Arc<AtomicBool>, Sender<()>) {
+        let (hold, until_let_go) = std::sync::mpsc::channel();
+        let entered = Arc::new(AtomicBool::new(false));
+        (Self { entered: entered.clone(), until_let_go: Mutex::new(until_let_go) }, entered, hold)
+    }
+}
+
+impl Custody for Stuck {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        self.entered.store(true, Ordering::SeqCst);
+        let _ = self.until_let_go.lock().unwrap().recv();
+        Err(SigningFailed)
+    }
+}
+
+#[tokio::test]
+async fn leases_and_light_keys_do_not_wait_behind_rsa() {
+    let running = start_with("signing_threads = 1\nqueue_medium = 1").await;
+    let (stuck, entered, _hold) = Stuck::new();
+    running.allow([running.keys[0].clone(), Running::rsa_kept_by(|_| Box::new(stuck))]);
+    let mut flood = running.exchange(EDGE_ONE).await;
+    flood.send(1, running.rsa()).await;
+    running.until("the thread for RSA is busy", || entered.load(Ordering::SeqCst)).await;
+    flood.send(2, running.rsa()).await;
+    assert_eq!(flood.refusal(running.rsa()).await, Code::ResourceExhausted);
+
+    let mut stream = running.exchange(EDGE_ONE).await;
+    for _ in 0..20 {
+        assert_eq!(stream.leases(512).await.len(), 512);
+        stream.send(1, running.ec()).await;
+        assert!(matches!(stream.receive().await, (1, Reply::SignServerKeyExchange(_))));
+    }
+    assert_eq!(flood.refusal(running.rsa()).await, Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_lease_that_waited_while_its_edge_was_removed_is_none() {
+    let running = start_with("signing_threads = 1").await;
+    let files = Files::new();
+    files.add_key("stuck", Kind::P256);
+    let light = files.load_key("stuck", keystead_program::crypto::Crypto::Fast, None).unwrap();
+    let (stuck, entered, hold) = Stuck::new();
+    let light = Arc::new(light.kept_by(|_| Box::new(stuck)));
+    running.allow([light.clone(), running.keys[RSA].clone()]);
+
+    let mut stream = running.exchange(EDGE_ONE).await;
+    stream.send(1, v1::SignServerKeyExchangeRequest { key_id: light.key_id().0.to_vec(), ..running.ec() }).await;
+    running.until("the thread is busy", || entered.load(Ordering::SeqCst)).await;
+    stream.ask(2, Asked::LeaseRandoms(v1::LeaseRandomsRequest { count: 1 })).await;
+    running.until("the lease waits", || running.metrics.class(CostClass::Light).queued.get() == 1).await;
+    running.authorizations.send(Arc::default()).unwrap();
+    drop(hold);
+    assert!(matches!(stream.receive().await, (1, Reply::Refusal(_))));
+    let (2, Reply::Refusal(refusal)) = stream.receive().await else { panic!("leased") };
+    assert_eq!(refusal.code, Code::PermissionDenied as u32);
+
+    running.allow([running.keys[RSA].clone()]);
+    let first = running.lease(EDGE_ONE).await;
+    // Of the first ledger of all, and in it the first.
+    assert_eq!(first.token[16..], [1_u64.to_be_bytes(), 0_u64.to_be_bytes()].concat());
+}
+
+/// A key whose raw operation gives a wrong result, as a fault in the hardware would.
+struct Faulty(Box<dyn Custody>);
+
+impl Custody for Faulty {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        Err(SigningFailed)
+    }
+
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        let mut block = self.0.raw_rsa(ciphertext)?;
+        block[250] ^= 0x10;
+        Ok(block)
+    }
+}
+
+/// A key that finds a fault of its own, and gives nothing.
+struct Failing;
+
+impl Custody for Failing {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+        Err(SigningFailed)
+    }
+
+    fn raw_rsa(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+        Err(SigningFailed)
+    }
+}
+
+#[tokio::test]
+async fn a_faulty_key_gives_what_every_refusal_gives() {
+    let running = start().await;
+    let mut stream = running.exchange(EDGE_ONE).await;
+    let lease = stream.leases(1).await.remove(0);
+    let (_, wrong) = WRONG_KEY_EXCHANGES[0];
+    let wrong = wrong(Form::PLAIN, &running.keys[RSA], &lease).request();
+    let ordinary = stream.recovery(running.recover(wrong)).await;
+
+    let faulty = Running::rsa_kept_by(|custody| Box::new(Faulty(custody)));
+    let failing = Running::rsa_kept_by(|_| Box::new(Failing));
+    for (key, reason) in [(faulty, Refusal::KeyTransportRefused), (failing, Refusal::RecoveryFailed)] {
+        running.allow([key.clone()]);
+        let counted = || running.metrics.operations(Some(Call::RecoverMasterSecret), Some(&key), Err(reason));
+        let before = counted();
+        let good = running.good(&stream.leases(1).await[0]).request();
+        assert_eq!(stream.recovery(running.recover(good)).await, ordinary, "{reason:?}");
+        assert_eq!(counted(), before + 1, "{reason:?}");
+    }
+}
+
+/// Every message as long as the engine lets it be.
+fn largest(running: &Running, lease: &Lease) -> Conversation {
+    let form = Form { client_certificate: ClientCertificate::Sent, ..Form::PLAIN };
+    let mut conversation = Conversation::good(form, &running.keys[RSA], lease);
+    let [client_hello, _, chain, request, _, client_chain, _, verify] = &mut conversation.messages[..] else {
+        panic!("the places are as meant");
+    };
+    let suites = form.suite.0.to_be_bytes().repeat(0xfffe / 2);
+    let fields: [&[u8]; 11] = [
+        &[3, 3],
+        &[9; 32],
+        &[32],
+        &[8; 32],
+        &[0xff, 0xfe],
+        &suites,
+        &[255],
+        &[0; 255],
+        // Padding (RFC 7685), which fills the extensions.
+        &[0xff, 0xff],
+        &[0, 21, 0xff, 0xfb],
+        &[0; 0xfffb],
+    ];
+    let body = fields.concat();
+    assert_eq!(body.len(), client_hello::MAX_LENGTH);
+    *client_hello = [&[1], &(body.len() as u32).to_be_bytes()[1..], &body].concat();
+    let leaf = running.keys[RSA].identity().chain()[0].clone();
+    let rest = vec![0x30; LONGEST_CHAIN - 3 - leaf.len() - 3];
+    let write = |message: &mut Vec<u8>, write: &dyn Fn(&mut Vec<u8>)| {
+        message.clear();
+        write(message);
+    };
+    write(chain, &|out| certificate::write(&[leaf.clone(), rest.clone()], out));
+    let authorities = [vec![0x30; 0xffff - 2]];
+    write(request, &|out| certificate_request::write(SignatureScheme::KNOWN, &authorities, out));
+    write(client_chain, &|out| certificate::write(&[vec![0x30; certificate::MAX_LENGTH - 6]], out));
+    write(verify, &|out| certificate_verify::write(SignatureScheme::ED25519, &[5; 1024], out));
+    conversation.adopt_client_random();
+    conversation
+}
+
+#[tokio::test]
+async fn the_longest_handshake_that_an_edge_accepts_is_recovered() {
+    let running = start().await;
+    let mut stream = running.exchange(EDGE_ONE).await;
+    let lease = stream.leases(1).await.remove(0);
+    let conversation = largest(&running, &lease);
+    let mut request = running.recover(conversation.request());
+    request.server_name = "n".repeat(255);
+    // The ciphertext is that of a key of 2048 bits, where it might be of 8192.
+    let longer = client_key_exchange::MAX_LENGTH - 2 - 256;
+    assert!(request.encoded_len() + longer + SIZE_CLASS < keystead_proto::MAX_REQUEST, "{}", request.encoded_len());
+    stream.ask(1, Asked::RecoverMasterSecret(request)).await;
+    let (1, Reply::RecoverMasterSecret(reply)) = stream.receive().await else { panic!("not recovered") };
+    assert_eq!(reply.master_secret, conversation.master_secret().expose());
 }
 
 #[tokio::test]
