@@ -142,6 +142,7 @@ enum UnusableIdentity {
 pub(crate) mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
+    use keystead_tls::identity::LONGEST_CHAIN;
 
     /// An identity as a key server would send it, with a fresh P-256 key.
     pub(crate) fn entry(name: &str, server_name: &str) -> v1::Identity {
@@ -172,6 +173,20 @@ pub(crate) mod tests {
         let set = read(&[&other_key, &good, &no_chain, &no_scheme], &IdentitySet::default());
         assert_eq!(set.len(), 1);
         assert_eq!(set.get("good").unwrap().key_id().0, good.key_id.as_slice());
+    }
+
+    #[test]
+    fn a_chain_with_its_status_has_a_longest_length() {
+        let chain = entry("a", "a.example").certificate_chain;
+        let of_length = |length: usize, status: usize| {
+            let rest = vec![0; length - chain[0].len() - 2 * 3 - status];
+            let status = (status > 0).then(|| vec![0; status - 3]);
+            Identity::new(vec![chain[0].clone(), rest], SignatureScheme::KNOWN, status).map(|_| ())
+        };
+        for status in [0, 1000] {
+            assert_eq!(of_length(LONGEST_CHAIN, status), Ok(()));
+            assert_eq!(of_length(LONGEST_CHAIN + 1, status), Err(IdentityError::ChainTooLong));
+        }
     }
 
     #[test]
