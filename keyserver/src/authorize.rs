@@ -1,6 +1,6 @@
 //! Which keys each peer may use, and with whom it shares tickets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use keystead_program::channel::PeerIdentity;
@@ -31,6 +31,12 @@ impl Authorizations {
     /// The peers that are known.
     pub fn peers(&self) -> impl Iterator<Item = (&PeerIdentity, &Rights)> {
         self.0.iter().map(|(peer, rights)| (peer, rights.as_ref()))
+    }
+
+    /// How many groups of edges share tickets.
+    pub fn ticket_groups(&self) -> usize {
+        let names: HashSet<_> = self.0.values().map(|rights| rights.ticket_group.name()).collect();
+        names.len()
     }
 }
 

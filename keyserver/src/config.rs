@@ -129,7 +129,7 @@ pub struct KeyConfig {
 }
 
 /// An `[[edge]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdgeConfig {
     /// The URI subject alternative name of its certificate.

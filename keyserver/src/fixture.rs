@@ -121,10 +121,15 @@ impl Files {
 
     /// Reads a configuration that consists of the channel and `rest`.
     pub(crate) fn settings(&self, rest: &str) -> Result<Settings, SettingsError> {
+        self.write_configuration(rest);
+        Settings::load(&self.path().join("keyserver.toml"))
+    }
+
+    /// Writes a configuration that consists of the channel and `rest`.
+    pub(crate) fn write_configuration(&self, rest: &str) {
         let channel = "certificate = \"channel.pem\"\nprivate_key = \"channel.key\"\ntrust_roots = \"ca.pem\"";
         let text = format!("listen = \"127.0.0.1:0\"\n{rest}\n[channel]\n{channel}\n");
         self.write("keyserver.toml", text);
-        Settings::load(&self.path().join("keyserver.toml"))
     }
 }
 

@@ -22,6 +22,7 @@ pub mod lease;
 pub mod metrics;
 pub mod operation;
 pub mod refusal;
+mod reload;
 pub mod schedule;
 pub mod server;
 pub mod service;

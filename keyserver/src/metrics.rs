@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::authorize::Authorizations;
 use crate::key::Key;
 use crate::operation::Call;
 use crate::refusal::Refusal;
@@ -24,6 +25,7 @@ pub struct Metrics {
     queued: Family<Class, Gauge>,
     waited: Family<Class, Histogram>,
     worked: Family<Class, Histogram>,
+    reloads: Family<Reload, Counter>,
     /// Of ticket keys.
     pub tickets: TicketMetrics,
 }
@@ -37,6 +39,7 @@ impl Default for Metrics {
             queued: Family::default(),
             waited: Family::new_with_constructor(durations),
             worked: Family::new_with_constructor(durations),
+            reloads: Family::default(),
             tickets: TicketMetrics::default(),
         }
     }
@@ -58,6 +61,27 @@ struct Operation {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Class {
     class: &'static str,
+}
+
+/// What became of a configuration that was loaded while the key server ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// It is in force.
+    Applied,
+    /// It is wrong; the one before stays in force.
+    Refused,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    outcome: &'static str,
+}
+
+impl From<ReloadOutcome> for Reload {
+    fn from(outcome: ReloadOutcome) -> Self {
+        Self { outcome: outcome.into() }
+    }
 }
 
 impl From<CostClass> for Class {
@@ -91,6 +115,8 @@ impl Metrics {
         let seconds = Unit::Seconds;
         registry.register_with_unit("queue_wait", "Time from request to thread", seconds.clone(), self.waited.clone());
         registry.register_with_unit("operation", "Time on the thread", seconds, self.worked.clone());
+        let reloads = "Times the configuration was loaded while running, by outcome";
+        registry.register("reloads", reloads, self.reloads.clone());
         self.tickets.register(registry);
     }
 
@@ -108,6 +134,16 @@ impl Metrics {
     /// Counts a call of a peer that is not known.
     pub(crate) fn unknown_peer(&self) {
         self.refused_peers.inc();
+    }
+
+    /// Counts a configuration that was loaded, or was not.
+    pub(crate) fn reloaded(&self, outcome: ReloadOutcome) {
+        self.reloads.get_or_create(&outcome.into()).inc();
+    }
+
+    /// Configurations that were loaded so.
+    pub fn reloads(&self, outcome: ReloadOutcome) -> u64 {
+        self.reloads.get_or_create(&outcome.into()).get()
     }
 
     /// Counts an Exchange stream for as long as what is returned lives.
@@ -139,7 +175,7 @@ pub(crate) struct ClassMetrics {
 pub struct TicketMetrics {
     generation: Gauge,
     age: Gauge,
-    pub(crate) groups: Gauge,
+    groups: Gauge,
     pub(crate) rotations: Counter,
     pub(crate) write_failures: Counter,
     clock_faults: Family<Reason, Counter>,
@@ -167,6 +203,11 @@ impl TicketMetrics {
     pub(crate) fn generation(&self, generation: u64, age: Duration) {
         self.generation.set(generation.cast_signed());
         self.age.set(age.as_secs().cast_signed());
+    }
+
+    /// Tells of the groups that edges are in.
+    pub(crate) fn groups(&self, authorizations: &Authorizations) {
+        self.groups.set(authorizations.ticket_groups().try_into().unwrap_or(i64::MAX));
     }
 
     pub(crate) fn clock_fault(&self, reason: &'static str) {

@@ -19,9 +19,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::authorize::Authorizations;
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
+use crate::reload::{Destinations, Reload};
 use crate::schedule::Scheduler;
 use crate::service::{Service, ServiceLimits, Stopping};
 use crate::settings::{Settings, Tickets};
@@ -37,7 +38,7 @@ pub struct Server {
     service: Service,
     /// Who may use which key; kept so that [`Service`] sees it as something that may still change.
     authorizations: watch::Sender<Arc<Authorizations>>,
-    tickets: Option<Keeper>,
+    background: Background,
     registry: Registry,
     metrics: Arc<Metrics>,
     limits: Limits,
@@ -57,6 +58,9 @@ pub enum StartError {
     /// A thread cannot be started.
     #[error("start a thread: {0}")]
     Thread(io::Error),
+    /// A signal cannot be listened for.
+    #[error("listen for SIGHUP: {0}")]
+    Signal(io::Error),
 }
 
 /// Bytes of unread requests that one stream and one connection may have under way.
@@ -77,33 +81,38 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
         let capacity = settings.capacity();
-        let Settings { config, channel, authorizations, tickets, .. } = settings;
-        let listen = |address| move |cause| StartError::Listen { address, cause };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen(config.listen))?;
-        let address = listener.local_addr().map_err(listen(config.listen))?;
-        let endpoint = match &config.metrics {
-            Some(metrics) => Some(Endpoint::bind(metrics).await.map_err(listen(metrics.listen))?),
-            None => None,
-        };
+        let Settings { file, config, channel, authorizations, tickets, warnings, .. } = settings;
+        let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
         metrics.register(&mut registry);
         channel_metrics.register(&mut registry);
-        let acceptor = Acceptor {
-            channel: ServerChannel::new(&channel),
-            limits: accept_limits(&config.limits),
-            metrics: channel_metrics,
-        };
+        metrics.tickets.groups(&authorizations);
+        let (channel, limits) = (ServerChannel::new(&channel), config.limits);
+        let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
         let scheduler = Scheduler::start(capacity, &metrics).map_err(StartError::Thread)?;
         let (authorizations, current) = watch::channel(Arc::new(authorizations));
-        let limits = config.limits;
-        let mut service =
-            Service::new(scheduler, config.crypto.provider(), metrics.clone(), current, service_limits(&limits));
+        let provider = config.crypto.provider();
+        let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits));
         let tickets = tickets.map(|Tickets { state, ratchet }| Keeper::new(state, ratchet, metrics.tickets.clone()));
         if let Some(tickets) = &tickets {
             service = service.with_tickets(tickets.subscribe());
         }
-        Ok(Self { listener, address, endpoint, acceptor, service, authorizations, tickets, registry, metrics, limits })
+        let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
+        let reload = Reload::new(file, config, warnings, into).map_err(StartError::Signal)?;
+        let background = Background { tickets, reload };
+        Ok(Self {
+            listener,
+            address,
+            endpoint,
+            acceptor,
+            service,
+            authorizations,
+            background,
+            registry,
+            metrics,
+            limits,
+        })
     }
 
     /// Where edges connect, with the port that the system chose where the configuration says 0.
@@ -137,8 +146,7 @@ impl Server {
             .endpoint
             .map(|endpoint| tokio::spawn(endpoint.serve(self.registry, readiness.clone(), CancellationToken::new())));
         let stopping = self.service.stopping().clone();
-        let removals = self.service.clone().follow_removals();
-        let rotations = rotate(self.tickets);
+        let background = self.background.run(self.service.clone());
         let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
         let serving =
             server(&self.limits).add_service(health.service()).add_service(calls).serve_with_incoming_shutdown(
@@ -148,8 +156,7 @@ impl Server {
         tracing::info!(address = %self.address, "serving");
         let served = tokio::select! {
             served = serving => served,
-            never = removals => match never {},
-            never = rotations => match never {},
+            never = background => match never {},
             () = drain(stop, &stopping, &readiness, &health, self.limits.drain_timeout) => Ok(()),
         };
         if let Some(observed) = observed {
@@ -160,10 +167,46 @@ impl Server {
     }
 }
 
-async fn rotate(tickets: Option<Keeper>) -> Infallible {
-    match tickets {
-        Some(keeper) => keeper.keep().await,
-        None => std::future::pending().await,
+/// What was bound.
+struct Addresses {
+    listener: TcpListener,
+    address: SocketAddr,
+    endpoint: Option<Endpoint>,
+}
+
+impl Addresses {
+    async fn take(config: &Config) -> Result<Self, StartError> {
+        let listen = |address| move |cause| StartError::Listen { address, cause };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen(config.listen))?;
+        let address = listener.local_addr().map_err(listen(config.listen))?;
+        let endpoint = match &config.metrics {
+            Some(metrics) => Some(Endpoint::bind(metrics).await.map_err(listen(metrics.listen))?),
+            None => None,
+        };
+        Ok(Self { listener, address, endpoint })
+    }
+}
+
+/// What goes on beside serving.
+#[derive(Debug)]
+struct Background {
+    tickets: Option<Keeper>,
+    reload: Reload,
+}
+
+impl Background {
+    async fn run(self, service: Service) -> Infallible {
+        let rotations = async {
+            match self.tickets {
+                Some(keeper) => keeper.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            never = service.follow_removals() => never,
+            never = rotations => never,
+            never = self.reload.follow() => never,
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a configuration means: everything that it names is read and checked, before anything is bound.
 
+mod report;
+
+pub use report::Report;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
 
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
-use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
+use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
 use crate::key::{Key, KeyError};
 use crate::schedule::Capacity;
 use crate::ticket_keys::group::{GroupName, TicketGroup};
@@ -22,6 +25,8 @@ use crate::ticket_keys::state::{self, StateError};
 /// A configuration of which every part was found good.
 #[derive(Debug)]
 pub struct Settings {
+    /// The configuration file.
+    pub file: PathBuf,
     /// The file's content.
     pub config: Config,
     /// What this side of the channel shows and trusts.
@@ -43,24 +48,37 @@ impl Settings {
     /// [`SettingsError`] for the first part that is wrong.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let config: Config = config::load(path)?;
-        Self::of(config, config::directory(path))
+        let crypto = config.crypto;
+        let mut settings = Self::of(config, path, crypto)?;
+        settings.load_tickets(UnixTime::now())?;
+        Ok(settings)
     }
 
-    /// Reads everything that `config` names; relative paths start at `directory`.
+    /// Reads `path` once more, for a key server that runs with `crypto` and has its ticket keys in memory.
     ///
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
-    pub fn of(config: Config, directory: &Path) -> Result<Self, SettingsError> {
+    pub fn reload(path: &Path, crypto: Crypto) -> Result<Self, SettingsError> {
+        Self::of(config::load(path)?, path, crypto)
+    }
+
+    fn of(config: Config, path: &Path, crypto: Crypto) -> Result<Self, SettingsError> {
+        let directory = config::directory(path);
         config.log.check()?;
         check_limits(&config.limits)?;
         let channel = ChannelMaterial::load(&config.channel, directory)?;
-        let keys = load_keys(&config, directory)?;
+        let keys = load_keys(&config.key, directory, crypto)?;
         let authorizations = authorize(&config.edge, &keys)?;
-        let mut warnings = warnings(&config, directory, &keys);
-        let now = UnixTime::now();
-        let tickets = config.tickets.as_ref().map(|tickets| Tickets::load(tickets, directory, now)).transpose()?;
-        warnings.extend(tickets.as_ref().and_then(|tickets| tickets.ratchet.advance(now).err()).map(Warning::Clock));
-        Ok(Self { config, channel, keys, authorizations, tickets, warnings })
+        let warnings = warnings(&config, directory, &keys);
+        Ok(Self { file: path.to_owned(), config, channel, keys, authorizations, tickets: None, warnings })
+    }
+
+    fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
+        let Some(config) = &self.config.tickets else { return Ok(()) };
+        let tickets = Tickets::load(config, config::directory(&self.file), now)?;
+        self.warnings.extend(tickets.ratchet.advance(now).err().map(Warning::Clock));
+        self.tickets = Some(tickets);
+        Ok(())
     }
 
     /// Threads and queues.
@@ -124,19 +142,19 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
 /// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
 const LEAST_LEASES: u32 = 8192;
 
-fn load_keys(config: &Config, directory: &Path) -> Result<Vec<Arc<Key>>, SettingsError> {
-    if config.key.is_empty() {
+fn load_keys(configs: &[KeyConfig], directory: &Path, crypto: Crypto) -> Result<Vec<Arc<Key>>, SettingsError> {
+    if configs.is_empty() {
         return Err(SettingsError::NoKeys);
     }
     let mut rng = rand::rng();
     let mut names = HashSet::new();
     let mut ids: HashMap<_, Arc<str>> = HashMap::new();
-    let mut keys = Vec::with_capacity(config.key.len());
-    for entry in &config.key {
+    let mut keys = Vec::with_capacity(configs.len());
+    for entry in configs {
         if !names.insert(&entry.name) {
             return Err(SettingsError::DuplicateKeyName(entry.name.clone()));
         }
-        let key = Key::load(entry, directory, config.crypto, &mut rng)
+        let key = Key::load(entry, directory, crypto, &mut rng)
             .map_err(|cause| SettingsError::Key { name: entry.name.clone(), cause })?;
         if let Some(first) = ids.insert(key.key_id(), key.name().clone()) {
             return Err(SettingsError::DuplicateKey { first, second: key.name().clone() });
@@ -172,45 +190,6 @@ fn ticket_groups(edges: &[EdgeConfig]) -> BTreeMap<GroupName, TicketGroup> {
         TicketGroup::new(name.clone(), revoked.map(|edge| &edge.id))
     };
     edges.iter().map(|edge| (edge.ticket_group.clone(), group(&edge.ticket_group))).collect()
-}
-
-/// What was found, a line each, for a person.
-#[derive(Debug)]
-pub struct Report<'s>(&'s Settings);
-
-impl Settings {
-    /// What was found.
-    pub fn report(&self) -> Report<'_> {
-        Report(self)
-    }
-}
-
-impl fmt::Display for Report<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for key in &self.0.keys {
-            let schemes: Vec<_> = key.identity().schemes().iter().map(ToString::to_string).collect();
-            let kind = key.identity().public_key().kind();
-            writeln!(f, "key {}: {kind:?}, {}, id {}", key.name(), schemes.join(" "), key.key_id())?;
-        }
-        for edge in &self.0.config.edge {
-            let revoked = if edge.revoked { "revoked; " } else { "" };
-            writeln!(f, "edge {}: {revoked}{}, tickets of group {}", edge.id, edge.keys.join(" "), edge.ticket_group)?;
-        }
-        match &self.0.tickets {
-            Some(Tickets { state, ratchet }) => writeln!(
-                f,
-                "tickets: on, secret in {}, generation {}, a rotation each {}",
-                state.display(),
-                ratchet.generation(),
-                humantime::format_duration(ratchet.period().length())
-            )?,
-            None => writeln!(f, "tickets: off, since there is no [tickets]: every handshake needs this key server")?,
-        }
-        for warning in &self.0.warnings {
-            writeln!(f, "warning: {warning}")?;
-        }
-        writeln!(f, "the configuration is good")
-    }
 }
 
 /// Something that is no error and that a person should look at.

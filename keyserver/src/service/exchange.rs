@@ -12,13 +12,15 @@ use std::task::{Context, Poll};
 use keystead_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 
 use super::answer::{Answer, Outcome};
 use super::{Desk, Peer, message};
 use crate::metrics::StreamGuard;
 use crate::refusal::Refusal;
+
+/// Why the key server ends a stream, when it does.
+pub(super) type End = Pin<Box<dyn Future<Output = Refusal> + Send>>;
 
 /// The answers of one stream; polling it also takes requests in.
 pub struct Exchange {
@@ -30,7 +32,7 @@ pub struct Exchange {
     to_answers: mpsc::UnboundedSender<(u64, Outcome)>,
     in_flight: usize,
     most_in_flight: usize,
-    end: Pin<Box<WaitForCancellationFutureOwned>>,
+    end: End,
     ended: bool,
     span: tracing::Span,
     _counted: StreamGuard,
@@ -41,7 +43,7 @@ impl Exchange {
         desk: Arc<Desk>,
         peer: Peer,
         requests: Streaming<v1::ExchangeRequest>,
-        end: CancellationToken,
+        end: End,
         most_in_flight: usize,
     ) -> Self {
         let span = tracing::info_span!("exchange", peer = %peer.identity);
@@ -56,7 +58,7 @@ impl Exchange {
             to_answers,
             in_flight: 0,
             most_in_flight,
-            end: Box::pin(end.cancelled_owned()),
+            end,
             ended: false,
             span,
             _counted: counted,
@@ -112,14 +114,18 @@ impl Stream for Exchange {
             tracing::debug!(parent: &exchange.span, %status, "broken");
             return exchange.finish(Some(status));
         }
+        // Found out by a request: an edge that never stops asking is not served until it does.
+        if exchange.peer.rights.is_none() {
+            return exchange.finish(Some(Refusal::UnknownPeer.into()));
+        }
         if let Poll::Ready(Some((id, outcome))) = exchange.answers.poll_recv(cx) {
             return Poll::Ready(Some(Ok(exchange.reply(id, outcome))));
         }
         if exchange.requests.is_none() && exchange.in_flight == 0 {
             return exchange.finish(None);
         }
-        if exchange.end.as_mut().poll(cx).is_ready() {
-            return exchange.finish(Some(Refusal::Stopping.into()));
+        if let Poll::Ready(reason) = exchange.end.as_mut().poll(cx) {
+            return exchange.finish(Some(reason.into()));
         }
         Poll::Pending
     }

@@ -138,8 +138,14 @@ impl KeyServer for Service {
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Exchange>, Status> {
         let peer = self.peer(&request)?;
         let requests = request.into_inner();
-        let end = self.stopping.end.clone();
-        Ok(Response::new(Exchange::new(self.desk.clone(), peer, requests, end, self.in_flight_per_stream)))
+        let (stop, removal) = (self.stopping.end.clone(), peer.removal());
+        let end = async move {
+            tokio::select! {
+                () = stop.cancelled() => Refusal::Stopping,
+                () = removal => Refusal::UnknownPeer,
+            }
+        };
+        Ok(Response::new(Exchange::new(self.desk.clone(), peer, requests, Box::pin(end), self.in_flight_per_stream)))
     }
 
     async fn sign_server_key_exchange(
@@ -198,6 +204,18 @@ impl Peer {
             std::future::pending::<()>().await;
         }
         self.look_up();
+    }
+
+    /// Waits until it is known no longer.
+    fn removal(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (identity, mut authorizations) = (self.identity.clone(), self.authorizations.clone());
+        async move {
+            let removed = authorizations.wait_for(|known| known.of(&identity).is_none()).await.is_ok();
+            if !removed {
+                // The table will not change again.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// What it may have; `None` when the peer is known no longer.

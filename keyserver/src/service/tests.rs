@@ -75,6 +75,17 @@ impl Running {
         prepare(&files);
         files.add_key("ec", Kind::P256);
         files.write_key("rsa", rsa(), &rsa().serialize_pem());
+        Self::of(files, config).await
+    }
+
+    /// Another process with the same files.
+    async fn restart(self, config: &str) -> Self {
+        self.stop.cancel();
+        self.serving.await.unwrap().unwrap();
+        Self::of(self.files, config).await
+    }
+
+    async fn of(files: Files, config: &str) -> Self {
         let settings: Settings = files.settings(config).unwrap();
         let keys = settings.keys.clone();
         let server = Server::bind(settings).await.unwrap();
@@ -360,7 +371,7 @@ async fn watch_tells_what_an_edge_may_serve_and_every_change() {
 
     running.authorizations.send(Arc::default()).unwrap();
     assert_eq!(events.message().await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(stream.refusal(running.ec()).await, Code::PermissionDenied);
+    assert_eq!(stream.replies.message().await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 async fn health(client: &mut HealthClient<Channel>, service: &str) -> ServingStatus {

@@ -1,7 +1,10 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use super::*;
 use crate::fixture::{EDGE_ONE, Files, Kind};
+use crate::ticket_keys::ratchet::RotationPeriod;
 
 const TWO_KEYS: &str = r#"
 [[key]]
@@ -77,6 +80,8 @@ fn what_is_wrong_is_said() {
         ("[[edge]]", "[limits]\nleases_per_edge = 0\n[[edge]]", "[limits] leases_per_edge must not be 0"),
         ("[[edge]]", "[limits]\nleases_per_edge = 8191\n[[edge]]", "leases_per_edge must be at least 8192"),
         ("[[edge]]", "[limits]\nqueue_light = 0\n[[edge]]", "[limits] queue_light must not be 0"),
+        ("[[edge]]", "[tickets]\nfile = \"x\"\n[[edge]]", "unknown field `file`, expected `state`"),
+        ("keys = [\"rsa\", \"ec\"]", "keys = []\nticket_group = \"\"", "1 to 64 printable ASCII characters"),
         ("[[edge]]", "[log]\nlevel = \"x=loud\"\n[[edge]]", "[log] level"),
     ];
     for (from, to, said) in cases {
@@ -113,6 +118,61 @@ fn one_key_under_two_names_and_an_edge_named_twice_are_refused() {
     let edge = format!("{TWO_KEYS}[[edge]]\nid = \"{EDGE_ONE}\"\nkeys = []\n");
     assert!(matches!(files.settings(&edge), Err(SettingsError::DuplicateEdge(_))));
     assert!(matches!(files.settings(""), Err(SettingsError::NoKeys)));
+}
+
+/// A configuration with tickets on, and their secret made so long ago.
+fn with_tickets(files: &Files, age: Duration) -> String {
+    let file = files.path().join("tickets.toml");
+    state::create(&file, RotationPeriod::HOUR, UnixTime(UnixTime::now().0 - age), &mut rand::rng()).unwrap();
+    format!("[tickets]\nstate = \"tickets.toml\"\n{TWO_KEYS}")
+}
+
+#[test]
+fn tickets_are_off_until_they_are_asked_for_and_the_report_says_so() {
+    let files = files();
+    let off = files.settings(TWO_KEYS).unwrap();
+    assert!(off.tickets.is_none() && off.report().to_string().contains("tickets: off"));
+    let on = files.settings(&with_tickets(&files, Duration::ZERO)).unwrap().report().to_string();
+    let generation = UnixTime::now().0.as_secs() / 3600;
+    assert!(on.contains(&format!("generation {generation}, a rotation each 1h")), "{on}");
+    assert!(on.contains("ticket group default: 1 edges, 0 revoked"), "{on}");
+}
+
+#[test]
+fn a_ticket_secret_that_cannot_be_used_is_said() {
+    let files = files();
+    let text = with_tickets(&files, Duration::from_secs(370 * 86_400));
+    let error = files.settings(&text).unwrap_err().to_string();
+    assert!(error.contains("[tickets] the clock is 36") && error.contains("check the clock"), "{error}");
+    std::fs::remove_file(files.path().join("tickets.toml")).unwrap();
+    let error = files.settings(&text).unwrap_err().to_string();
+    assert!(error.contains("there is no ticket secret; make it with `keystead-keyserver init"), "{error}");
+}
+
+#[test]
+fn a_clock_behind_the_ticket_secret_and_a_secret_for_everybody_are_warnings() {
+    let files = files();
+    let file = files.path().join("tickets.toml");
+    let later = UnixTime(UnixTime::now().0 + Duration::from_secs(86_400));
+    state::create(&file, RotationPeriod::HOUR, later, &mut rand::rng()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o604)).unwrap();
+    let settings = files.settings(&format!("[tickets]\nstate = \"tickets.toml\"\n{TWO_KEYS}")).unwrap();
+    assert!(settings.warnings.contains(&Warning::WorldReadable(file)), "{:?}", settings.warnings);
+    let behind = |warning: &Warning| matches!(warning, Warning::Clock(ClockFault::ClockBehind { .. }));
+    assert!(settings.warnings.iter().any(behind), "{:?}", settings.warnings);
+    assert_eq!(settings.tickets.unwrap().ratchet.generation(), later.0.as_secs() / 3600);
+}
+
+#[test]
+fn a_revoked_edge_has_no_rights_and_no_use_for_a_key() {
+    let files = files();
+    let text = with_tickets(&files, Duration::ZERO);
+    let settings = files.settings(&format!("{text}revoked = true\nticket_group = \"paris\"\n")).unwrap();
+    assert!(settings.authorizations.of(&EDGE_ONE.parse().unwrap()).is_none());
+    assert!(settings.warnings.contains(&Warning::UnusedKey("ec".into())));
+    let report = settings.report().to_string();
+    assert!(report.contains(&format!("edge {EDGE_ONE}: revoked")), "{report}");
+    assert!(report.contains("ticket group paris: 0 edges, 1 revoked"), "{report}");
 }
 
 #[test]
