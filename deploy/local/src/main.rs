@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use keystead_local::backend::{self, Expect};
-use keystead_local::pki::{Deployment, KEY_SERVER_NAME, Owner};
+use keystead_local::pki::{self, Deployment, KEY_SERVER_NAME, Owner};
 use keystead_local::stack;
 use keystead_program::run::{Failure, arguments, report, run};
 use tokio::net::TcpListener;
@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes the certificates of a deployment, or renews those that need it
+    /// Makes the certificates of a deployment, or renews those that need it, and its ticket secret
     Pki(PkiArguments),
     /// Serves a page that tells what arrived: the demonstration backend
     Backend {
@@ -60,6 +60,9 @@ struct PkiArguments {
     /// A DNS name of the key server on the channel; may be repeated
     #[arg(long, value_name = "NAME", default_values_t = [KEY_SERVER_NAME.to_owned()])]
     key_server: Vec<String>,
+    /// A file for the key servers' ticket secret, made unless it is there
+    #[arg(long, value_name = "FILE")]
+    ticket_secret: Option<PathBuf>,
     /// Who shall own the programs' files
     #[arg(long, value_name = "UID:GID")]
     owner: Option<Owner>,
@@ -79,7 +82,7 @@ fn main() -> ExitCode {
 async fn execute(arguments: Arguments, stop: CancellationToken) -> Result<()> {
     match arguments.command {
         None | Some(Command::ExecWithParent { .. }) => stack::run(&arguments.stack, stop).await,
-        Some(Command::Pki(arguments)) => pki(arguments),
+        Some(Command::Pki(arguments)) => provide(arguments),
         Some(Command::Backend { listen, proxy_protocol }) => {
             let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
             Ok(backend::serve(listener, proxy_protocol, stop.cancelled_owned()).await?)
@@ -87,12 +90,16 @@ async fn execute(arguments: Arguments, stop: CancellationToken) -> Result<()> {
     }
 }
 
-fn pki(arguments: PkiArguments) -> Result<()> {
-    let PkiArguments { out, edges, served, key_server, owner } = arguments;
+fn provide(arguments: PkiArguments) -> Result<()> {
+    let PkiArguments { out, edges, served, key_server, ticket_secret, owner } = arguments;
     let made = Deployment { served, legacy: Vec::new(), client: None, key_server, edges, owner }.provide(&out)?;
     let mut stdout = std::io::stdout();
     for certificate in &made {
         writeln!(stdout, "made {}", certificate.display())?;
+    }
+    if let Some(file) = ticket_secret {
+        let made = if pki::provide_ticket_secret(&file, owner)? { "made" } else { "found" };
+        writeln!(stdout, "{made} {}", file.display())?;
     }
     if made.is_empty() {
         writeln!(stdout, "every certificate in {} remains valid", out.display())?;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use keystead_edge::config::Config;
 use keystead_keyserver::settings::Settings;
-use keystead_local::pki::Deployment;
+use keystead_keyserver::ticket_keys::group::GroupName;
+use keystead_local::pki::{Deployment, provide_ticket_secret};
 use rcgen::{CertificateParams, CertificateRevocationListParams, CertifiedIssuer, KeyIdMethod, KeyPair, date_time_ymd};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use tempfile::TempDir;
@@ -35,8 +36,15 @@ fn uncommented(line: &str) -> String {
 
 #[test]
 fn the_key_servers_sample_is_understood() {
-    let (_directory, file) = in_force("keyserver.toml", "keyserver");
+    let (directory, file) = in_force("keyserver.toml", "keyserver");
+    let text = fs::read_to_string(&file).unwrap();
+    let state = directory.path().join("ticket-keys.toml");
+    // The sample's own place is that of the container.
+    fs::write(&file, text.replace("/var/lib/keystead/ticket-keys.toml", "ticket-keys.toml")).unwrap();
+    provide_ticket_secret(&state, None).unwrap();
     let settings = Settings::load(&file).unwrap();
+    assert_eq!(settings.tickets.as_ref().map(|tickets| &tickets.state), Some(&state));
+    assert!(settings.config.edge.iter().all(|edge| !edge.revoked && edge.ticket_group == GroupName::default()));
     assert_eq!(settings.config.key.len(), 2);
     assert_eq!(settings.config.limits, keystead_keyserver::config::Limits::default());
 }

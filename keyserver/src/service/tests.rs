@@ -335,10 +335,10 @@ async fn told(events: &mut Streaming<v1::WatchEvent>) -> (Vec<String>, Vec<v1::T
 }
 
 async fn ticket_keys(events: &mut Streaming<v1::WatchEvent>) -> Vec<v1::TicketKey> {
-    match events.message().await.unwrap().unwrap().event.unwrap() {
-        Event::TicketKeys(keys) => keys.keys,
-        other => panic!("no ticket keys: {other:?}"),
-    }
+    let Event::TicketKeys(keys) = events.message().await.unwrap().unwrap().event.unwrap() else {
+        panic!("ticket keys come next");
+    };
+    keys.keys
 }
 
 async fn names(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {

@@ -36,9 +36,10 @@ const VERSION: u64 = 1;
 pub fn create(file: &Path, period: RotationPeriod, now: UnixTime, rng: &mut dyn CryptoRng) -> Result<(), StateError> {
     let oldest = period.generation_at(now).saturating_sub(1);
     let text = text(period, oldest, &GenerationSecret::draw(rng));
-    whole_file::create(file, text.as_bytes()).map_err(|cause| match cause.kind() {
-        io::ErrorKind::AlreadyExists => StateError::Exists { file: file.to_owned() },
-        _ => StateError::Unwritable { file: file.to_owned(), cause },
+    whole_file::create(file, text.as_bytes()).map_err(|cause| {
+        let file = file.to_owned();
+        let exists = cause.kind() == io::ErrorKind::AlreadyExists;
+        if exists { StateError::Exists { file } } else { StateError::Unwritable { file, cause } }
     })
 }
 
@@ -57,9 +58,10 @@ pub fn replace(file: &Path, ratchet: &Ratchet) -> Result<(), StateError> {
 /// # Errors
 /// [`StateError`] when it cannot be read, or says anything but a state.
 pub fn read(file: &Path) -> Result<State, StateError> {
-    let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|cause| match cause.kind() {
-        io::ErrorKind::NotFound => StateError::Missing { file: file.to_owned() },
-        _ => StateError::Unreadable { file: file.to_owned(), cause },
+    let text = std::fs::read_to_string(file).map(Zeroizing::new).map_err(|cause| {
+        let file = file.to_owned();
+        let is_missing = cause.kind() == io::ErrorKind::NotFound;
+        if is_missing { StateError::Missing { file } } else { StateError::Unreadable { file, cause } }
     })?;
     parse(&text).map_err(|cause| StateError::Malformed { file: file.to_owned(), cause })
 }

@@ -9,7 +9,8 @@ use keystead_program::config::directory;
 
 /// Makes `file` with this content, unless there is one.
 pub(super) fn create(file: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = write_beside(file, content)?;
+    // A name of this process's own: a key server that replaces the file meanwhile must not come by what is in it.
+    let beside = write_beside(file, &format!(".{}.new", std::process::id()), content)?;
     // A rename would take the place of what is there; a second name cannot.
     let linked = std::fs::hard_link(&beside, file);
     std::fs::remove_file(&beside)?;
@@ -19,14 +20,14 @@ pub(super) fn create(file: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Puts this content in the place of what `file` has.
 pub(super) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = write_beside(file, content)?;
+    let beside = write_beside(file, ".tmp", content)?;
     std::fs::rename(&beside, file)?;
     sync_directory(file)
 }
 
-fn write_beside(file: &Path, content: &[u8]) -> io::Result<PathBuf> {
+fn write_beside(file: &Path, suffix: &str, content: &[u8]) -> io::Result<PathBuf> {
     let mut beside = file.as_os_str().to_owned();
-    beside.push(".tmp");
+    beside.push(suffix);
     let beside = PathBuf::from(beside);
     // What a process that was killed has left.
     match std::fs::remove_file(&beside) {

@@ -111,3 +111,14 @@ fn an_owner_is_two_numbers() {
     assert!("nobody:nogroup".parse::<Owner>().is_err());
     assert!("65532".parse::<Owner>().is_err());
 }
+
+#[test]
+fn the_ticket_secret_is_made_once_and_for_its_owner_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state/ticket-keys.toml");
+    assert!(provide_ticket_secret(&file, None).unwrap());
+    let made = fs::read_to_string(&file).unwrap();
+    assert!(!provide_ticket_secret(&file, None).unwrap());
+    assert_eq!(fs::read_to_string(&file).unwrap(), made);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+}

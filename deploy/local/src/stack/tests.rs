@@ -20,6 +20,21 @@ fn the_addresses_are_the_documented_ones() {
     assert_eq!(addresses.collect::<Vec<_>>(), expected);
 }
 
+#[test]
+fn eight_edges_have_ports_and_lines_of_their_own() {
+    let eight = layout(&["--edges", "8"]);
+    let ports: std::collections::BTreeSet<_> = eight.ports().into_iter().map(|port| port.address).collect();
+    assert_eq!(ports.len(), 3 + 2 * 8);
+    let printed = eight.to_string();
+    for (name, port) in eight.edge_names().zip(8443..) {
+        assert!(printed.contains(&format!("edge {name:<6} https://localhost:{port} ")), "{printed}");
+        assert!(printed.contains(&format!("https://localhost:{port}/\n")), "{printed}");
+    }
+    for wrong in ["0", "9"] {
+        assert!(Arguments::try_parse_from(["keystead-local", "--edges", wrong]).is_err());
+    }
+}
+
 #[tokio::test]
 async fn a_taken_port_is_named_with_the_option_that_moves_it() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -62,7 +62,15 @@ async fn edges_of_one_group_are_told_the_same_keys_and_others_other_ones() {
 
 /// Waits for the next ticket keys, which a change of the configuration brings behind the identities.
 async fn told_again(events: &mut Streaming<v1::WatchEvent>) -> Vec<v1::TicketKey> {
-    tokio::time::timeout(Duration::from_secs(20), told(events)).await.expect("nothing is told").1
+    tokio::time::timeout(Duration::from_secs(20), told(events)).await.unwrap().1
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Edge three shares the tickets of edge one; edge two has its own.
@@ -109,12 +117,7 @@ async fn a_configuration_that_is_wrong_changes_nothing() {
     let running = Running::with(&config, |files| make_secret(files, PERIOD)).await;
     let (mut one, before) = watch(&running, EDGE_ONE).await;
     running.files.write_configuration(&format!("{config}revokd = true\n"));
-    let refused = async {
-        while running.metrics.reloads(ReloadOutcome::Refused) == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("the change is not noticed");
+    until("the change is noticed", || running.metrics.reloads(ReloadOutcome::Refused) > 0).await;
     running.still_answers().await;
     assert_eq!(material(&watch(&running, THREE).await.1), material(&before));
     // What is fixed at start is left as it is, what can change does: also when the secret's file has gone.
@@ -141,12 +144,7 @@ async fn a_restart_tells_the_same_keys_and_the_file_forgets_the_past() {
     let first = std::fs::read(&secret).unwrap();
     let (mut events, _) = watch(&running, EDGE_ONE).await;
     let told = ticket_keys(&mut events).await;
-    let replaced = async {
-        while std::fs::read(&secret).unwrap() == first {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), replaced).await.expect("the file stays as it was");
+    until("the file is replaced", || std::fs::read(&secret).unwrap() != first).await;
     let again = running.restart(&config).await;
     let (_events, after) = watch(&again, EDGE_ONE).await;
     let (told, after) = (material(&told), material(&after));
