@@ -16,7 +16,6 @@ use crate::virtual_host::{HostTemplate, Table};
 #[derive(Debug)]
 pub struct Directory {
     table: ArcSwap<Table>,
-    templates: Vec<HostTemplate>,
     sources: Mutex<Sources>,
     merged: watch::Sender<IdentitySet>,
     ticket_keys: Arc<TicketKeys>,
@@ -28,9 +27,10 @@ pub struct Directory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerIndex(pub usize);
 
-/// What is known, by who told it.
+/// What the table is made of: the configuration, and what is known, by who told it.
 #[derive(Debug)]
 struct Sources {
+    templates: Vec<HostTemplate>,
     /// From before the last restart.
     remembered: IdentitySet,
     /// What each key server told last; it stays when the key server is gone, for others may serve the same keys.
@@ -59,10 +59,9 @@ impl Directory {
         telemetry: Arc<Telemetry>,
     ) -> Self {
         templates.iter().for_each(HostTemplate::warn_of_config);
-        let sources = Sources { remembered, servers: vec![None; servers] };
+        let sources = Sources { templates, remembered, servers: vec![None; servers] };
         let directory = Self {
             table: ArcSwap::default(),
-            templates,
             sources: Mutex::new(sources),
             merged: watch::Sender::new(IdentitySet::default()),
             ticket_keys: Arc::new(TicketKeys::new(telemetry.clone())),
@@ -84,7 +83,7 @@ impl Directory {
         let mut sources = self.lock();
         let before = self.merged.borrow().clone();
         let set = IdentitySet::read(message, &before);
-        let needs_leases = self.templates.iter().any(|template| template.needs_leases(&set));
+        let needs_leases = sources.templates.iter().any(|template| template.needs_leases(&set));
         if let Some(slot) = sources.servers.get_mut(server.0)
             && !slot.as_ref().is_some_and(|told| told.is_same(&set))
         {
@@ -92,6 +91,14 @@ impl Directory {
             self.rebuild(&sources);
         }
         needs_leases
+    }
+
+    /// The hosts of another configuration take the place of those before.
+    pub fn replace(&self, templates: Vec<HostTemplate>) {
+        templates.iter().for_each(HostTemplate::warn_of_config);
+        let mut sources = self.lock();
+        sources.templates = templates;
+        self.rebuild(&sources);
     }
 
     /// The keys that sessions are sealed under.
@@ -106,15 +113,15 @@ impl Directory {
 
     fn rebuild(&self, sources: &Sources) {
         let identities = sources.merged();
-        let table = Table::build(&self.templates, &identities);
-        self.report(&table, &identities);
+        let table = Table::build(&sources.templates, &identities);
+        self.report(&sources.templates, &table, &identities);
         self.table.store(Arc::new(table));
         self.merged.send_replace(identities);
     }
 
-    fn report(&self, table: &Table, identities: &IdentitySet) {
+    fn report(&self, templates: &[HostTemplate], table: &Table, identities: &IdentitySet) {
         let before = self.merged.borrow();
-        for template in &self.templates {
+        for template in templates {
             template.warn_of_keys(identities, &before);
         }
         let bare: Vec<_> =
@@ -130,7 +137,7 @@ impl Directory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Sources> {
-        // The one change under the lock is the assignment of a whole set.
+        // The changes under the lock are assignments of whole values.
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -178,6 +185,17 @@ mod tests {
         directory.tell(ServerIndex(0), message(&[]));
         assert_eq!(shown(&directory, "a.example"), None);
         assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
+    }
+
+    #[test]
+    fn another_configuration_takes_the_place_of_the_one_before() {
+        let (directory, readiness) = directory(IdentitySet::default());
+        let c = entry("c", "c.example");
+        directory.tell(ServerIndex(0), message(&[&c]));
+        directory.replace(vec![template(&["c.example"], false, &["c"])]);
+        assert!(readiness.is_ready());
+        assert_eq!(shown(&directory, "c.example").unwrap(), c.certificate_chain[0]);
+        assert!(directory.table().find(Some("a.example")).is_none());
     }
 
     #[test]

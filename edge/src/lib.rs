@@ -18,6 +18,7 @@ pub mod listener;
 pub mod open_files;
 pub mod proxy_protocol;
 pub mod relay;
+pub mod reload;
 pub mod serve;
 pub mod server_name;
 pub mod sessions;

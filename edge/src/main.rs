@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let outcome = match arguments.command {
-        Command::Serve { config } => start(&config).map(|config| run::run(|stop| serve(config, stop))),
+        Command::Serve { config } => start(&config).map(|read| run::run(|stop| serve(config, read, stop))),
         Command::Check { config } => tell(&config),
     };
     outcome.unwrap_or_else(|failure| run::report(&failure))

@@ -1,5 +1,6 @@
 //! The edge from start to end.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::client_auth::{self, ClientVerifier, Verifications};
-use crate::config::{Config, HostConfig};
+use crate::config::Config;
 use crate::connection::Connections;
 use crate::directory::Directory;
 use crate::handshake::Handshakes;
@@ -23,16 +24,17 @@ use crate::identity::IdentitySet;
 use crate::key_client::KeyClient;
 use crate::listener::Listener;
 use crate::open_files;
+use crate::reload::{Fixed, Reload};
 use crate::sessions::Sessions;
 use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
 
-/// Serves clients until `stop`, and then those that are connected until they end or their time is over.
+/// Serves clients as `config` says, which was read from `file`, until `stop`, and then those that are connected until they end or their time is over.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn serve(file: PathBuf, config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let material = channel_material(&config).map_err(Failure::configuration)?;
     open_files::allow(config.limits.max_connections);
     let listeners = bind(&config).map_err(Failure::start)?;
@@ -47,14 +49,17 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let mut background = JoinSet::new();
     observe(&config, registry, &readiness, &mut background).await.map_err(Failure::start)?;
     let (state, remembered) = open_state(&config, &telemetry).await.map_err(Failure::start)?;
-    let key_client =
-        KeyClient::new(&config.key_server, &ClientChannel::new(&material), key_server_ready, telemetry.clone())
-            .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
-    background.spawn(client_auth::keep_fresh(verifiers(&config.hosts), LISTS_PERIOD, telemetry.clone()));
+    let (channel, fixed) = (ClientChannel::new(&material), Fixed::of(&config));
+    let key_client = KeyClient::new(&config.key_server, &channel, key_server_ready, telemetry.clone())
+        .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
     let templates = config.hosts.into_iter().map(HostTemplate::new).collect();
     let servers = config.key_server.addresses.len();
     let directory = Arc::new(Directory::new(templates, servers, remembered, identities_ready, telemetry.clone()));
     background.spawn(remember(state, directory.identities()));
+    background.spawn(client_auth::keep_fresh(verifiers(directory.clone()), LISTS_PERIOD, telemetry.clone()));
+    let reload = Reload::new(file, fixed, directory.clone(), channel, telemetry.clone());
+    let reload = reload.context("listen for SIGHUP").map_err(Failure::start)?;
+    background.spawn(async { match reload.follow().await {} });
     let _links = key_client.keep_up(&directory);
 
     let (provider, verifications) = (config.crypto.provider(), Verifications::default());
@@ -79,8 +84,9 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
 /// How long a revocation list that has changed may go unnoticed.
 const LISTS_PERIOD: Duration = Duration::from_secs(5);
 
-fn verifiers(hosts: &[HostConfig]) -> Vec<Arc<ClientVerifier>> {
-    hosts.iter().filter_map(|host| host.client_verifier.clone()).collect()
+/// Those of the hosts there are at each moment.
+fn verifiers(directory: Arc<Directory>) -> impl Fn() -> Vec<Arc<ClientVerifier>> {
+    move || directory.table().hosts().iter().filter_map(|host| host.client_verifier.clone()).collect()
 }
 
 /// Reads the files of the channel to the key servers.

@@ -59,6 +59,7 @@ pub struct Telemetry {
     /// Randoms leased beforehand, for RSA key transport.
     pub leases: LeaseTelemetry,
     recoveries: Family<OutcomeLabels, Counter>,
+    reloads: Family<OutcomeLabels, Counter>,
     resumed: Family<ByLabels, Counter>,
     sessions_kept: Family<ByLabels, Counter>,
     session_misses: Family<ReasonLabels, Counter>,
@@ -122,6 +123,16 @@ struct FailureLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PartLabels {
     part: &'static str,
+}
+
+/// What became of a configuration that was loaded while the edge ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// It is in force.
+    Applied,
+    /// It is wrong; the one before stays in force.
+    Refused,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -214,6 +225,7 @@ impl Telemetry {
             identity_omissions,
             leases,
             recoveries,
+            reloads,
             resumed,
             sessions_kept,
             session_misses,
@@ -267,6 +279,7 @@ impl Telemetry {
         registry.register("leases_waited", "Handshakes that waited for a leased random", leases.waited.clone());
         registry.register("leases_dropped", "Leased randoms lost with their connection", leases.dropped.clone());
         registry.register("recoveries", "Master secrets asked for, by outcome", recoveries.clone());
+        registry.register("reloads", "Times the configuration was loaded while running, by outcome", reloads.clone());
         registry.register("resumed", "Handshakes that went on from a session, by what it was found", resumed.clone());
         registry.register("sessions_kept", "Sessions kept for clients to come back to", sessions_kept.clone());
         registry.register(
@@ -308,6 +321,7 @@ impl Telemetry {
             identity_omissions: Family::default(),
             leases: LeaseTelemetry::default(),
             recoveries: Family::default(),
+            reloads: Family::default(),
             resumed: Family::default(),
             sessions_kept: Family::default(),
             session_misses: Family::default(),
@@ -352,6 +366,11 @@ impl Telemetry {
     /// A backend was not told this part of a client's identity.
     pub fn identity_omitted(&self, part: Omission) {
         self.identity_omissions.get_or_create(&PartLabels { part: part.into() }).inc();
+    }
+
+    /// A configuration was loaded, or was not.
+    pub fn reloaded(&self, outcome: ReloadOutcome) {
+        self.reloads.get_or_create(&OutcomeLabels { outcome: outcome.into() }).inc();
     }
 
     /// A client goes on from a session.

@@ -1,4 +1,4 @@
-//! Changed configuration, applied while the key server runs: at SIGHUP, and when the configuration file has changed.
+//! Changed configuration, applied while the key server runs.
 //!
 //! Edges, keys, ticket groups and the channel's certificates change at once. What was bound or started stays as it is,
 //! with a warning; a file that is wrong changes nothing.
@@ -8,27 +8,21 @@ use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keystead_program::channel::ServerChannel;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use keystead_program::reload::Occasions;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::sleep;
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
 use crate::metrics::{Metrics, ReloadOutcome};
 use crate::settings::{Settings, SettingsError, Warning};
 
-/// How often the file is read. A change counts once it was read twice, since a file may be read while it is written.
-const INTERVAL: Duration = Duration::from_secs(1);
-
 /// Applies what changes.
 #[derive(Debug)]
 pub(crate) struct Reload {
-    file: ConfigurationFile,
-    hangup: Signal,
+    occasions: Occasions,
     /// What is in force, with the parts that were fixed at start.
     running: Config,
     /// Those that were told.
@@ -50,21 +44,14 @@ impl Reload {
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
     pub(crate) fn new(file: PathBuf, running: Config, warnings: Vec<Warning>, into: Destinations) -> io::Result<Self> {
-        let content = std::fs::read(&file).ok();
-        let file = ConfigurationFile { path: file, seen: content.clone(), tried: content };
-        Ok(Self { file, hangup: signal(SignalKind::hangup())?, running, warnings, into })
+        Ok(Self { occasions: Occasions::new(file)?, running, warnings, into })
     }
 
     /// Goes on for as long as the process.
     pub(crate) async fn follow(mut self) -> Infallible {
         loop {
-            let cause = tokio::select! {
-                _ = self.hangup.recv() => "SIGHUP",
-                () = self.file.change() => "file changed",
-            };
-            // Read before it is loaded: what is written meanwhile is one more change.
-            self.file.tried = self.file.content().await;
-            let (path, crypto) = (self.file.path.clone(), self.running.crypto);
+            let cause = self.occasions.next().await;
+            let (path, crypto) = (self.occasions.path().to_owned(), self.running.crypto);
             // Each key makes signatures to show that it is one with its certificate.
             let loaded = spawn_blocking(move || Settings::reload(&path, crypto)).await;
             match loaded.map_err(ReloadError::from).and_then(|loaded| Ok(loaded?)) {
@@ -103,35 +90,6 @@ impl Reload {
         );
         self.running = Config { edge: config.edge, key: config.key, channel: config.channel, ..self.running.clone() };
         self.warnings = warnings;
-    }
-}
-
-/// A file that is read at intervals.
-#[derive(Debug)]
-struct ConfigurationFile {
-    path: PathBuf,
-    /// The content that was loaded, or found wrong; `None` where there was nothing to read.
-    tried: Option<Vec<u8>>,
-    /// The content that was read last.
-    seen: Option<Vec<u8>>,
-}
-
-impl ConfigurationFile {
-    async fn content(&self) -> Option<Vec<u8>> {
-        tokio::fs::read(&self.path).await.ok()
-    }
-
-    /// Waits until the content is another than was tried.
-    async fn change(&mut self) {
-        loop {
-            sleep(INTERVAL).await;
-            let content = self.content().await;
-            let is_whole = content == self.seen;
-            self.seen = content;
-            if is_whole && self.seen != self.tried {
-                return;
-            }
-        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What every Keystead program has around its core: configuration, the choice of cryptography, logs, metrics, health,
-//! the channel between edge and key server, and the frame of `main`.
+//! the occasions to load a configuration again, the channel between edge and key server, and the frame of `main`.
 
 pub mod channel;
 pub mod config;
 pub mod crypto;
 pub mod logging;
 pub mod observe;
+pub mod reload;
 pub mod run;

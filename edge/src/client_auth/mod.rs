@@ -206,13 +206,14 @@ fn path_cause(cause: &webpki::Error) -> ClientCertificateRefusal {
     }
 }
 
-/// Reads revocation lists anew as their files change, looking at them once in each `period`. Ends only by being dropped.
-pub async fn keep_fresh(verifiers: Vec<Arc<ClientVerifier>>, period: Duration, telemetry: Arc<Telemetry>) {
+/// Reads the revocation lists of the verifiers there are anew as their files change, looking at them once in each `period`.
+/// Ends only by being dropped.
+pub async fn keep_fresh(verifiers: impl Fn() -> Vec<Arc<ClientVerifier>>, period: Duration, telemetry: Arc<Telemetry>) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let verifiers = verifiers.clone();
+        let verifiers = verifiers();
         let reloaded = spawn_blocking(move || {
             verifiers.iter().map(|verifier| verifier.revocation_lists.reload(UnixTime::now())).sum::<u64>()
         });

@@ -21,7 +21,7 @@ use crate::sessions::SessionConfig;
 pub use virtual_host::{FileIdentity, HostConfig};
 
 /// A checked configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Which libraries do the cryptography.
     pub crypto: Crypto,

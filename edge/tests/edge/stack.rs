@@ -138,7 +138,7 @@ impl Stack {
         let channel = ClientChannel::new(&edge);
         let key_client =
             KeyClient::new(&config.key_server, &channel, readiness.condition("key_server"), telemetry.clone()).unwrap();
-        let verifiers = config.hosts.iter().filter_map(|host| host.client_verifier.clone()).collect();
+        let verifiers: Vec<_> = config.hosts.iter().filter_map(|host| host.client_verifier.clone()).collect();
         let directory = Arc::new(Directory::new(
             config.hosts.into_iter().map(HostTemplate::new).collect(),
             key_servers.len(),
@@ -148,7 +148,7 @@ impl Stack {
         ));
         let links = key_client.keep_up(&directory);
         let mut lists = JoinSet::new();
-        lists.spawn(client_auth::keep_fresh(verifiers, Duration::from_millis(20), telemetry.clone()));
+        lists.spawn(client_auth::keep_fresh(move || verifiers.clone(), Duration::from_millis(20), telemetry.clone()));
         let (provider, verifications) = (config.crypto.provider(), Verifications::default());
         let sessions = Sessions::new(config.sessions, directory.ticket_keys().clone(), telemetry.clone());
         let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
