@@ -1,16 +1,25 @@
 //! A client that knows its keys and does what the fuzzer says, so that every state is reached and every record that
-//! should open does: no panic, the right alert, nothing altered completes a handshake, nothing but what the client sent
-//! is received.
+//! should open does: no panic, the right alert, nothing altered completes a handshake, nobody comes in with a
+//! certificate that was refused or is another's, nothing but what the client sent is received.
+//!
+//! With ECDHE and with RSA key transport, which goes to the key server's own code, and with and without client
+//! certificates.
 
 #![no_main]
 
 use std::num::NonZeroU8;
 
 use keystead_fuzz::client::{Client, full_offer, message};
-use keystead_fuzz::conversation::{STATES, State, read_answer};
-use keystead_fuzz::{ends_with_alert, server};
+use keystead_fuzz::key_transport::{self, KeyServer};
+use keystead_fuzz::server::Server;
+use keystead_fuzz::signer::ED25519;
+use keystead_fuzz::{PRE_MASTER_SECRET, ends_with_alert, host};
+use keystead_tls::crypto::FAST;
 use keystead_tls::record::MAX_PLAINTEXT;
-use keystead_tls::{Alert, CipherSuite, ContentType, HandshakeType, NamedGroup};
+use keystead_tls::{
+    Alert, CipherSuite, ClientAuth, ClientCertificateRefusal, ContentType, HandshakeType, HostParameters, NamedGroup,
+    SignatureScheme,
+};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +29,30 @@ struct Conversation {
     groups: Option<Vec<u8>>,
     extended_master_secret: bool,
     record_size_limit: Option<u16>,
+    key_transport: bool,
+    asked: Asked,
+    shown: Shown,
     acts: Vec<Act>,
+}
+
+/// What the server wants of the client's certificate.
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Optional,
+    Required,
+    /// And whatever comes is refused.
+    Refused,
+}
+
+/// What the client shows.
+#[derive(Arbitrary, Debug)]
+enum Shown {
+    Nothing,
+    /// Its own.
+    Own,
+    /// Certificates of the fuzzer's.
+    Other(Vec<Vec<u8>>),
 }
 
 /// What the client does next.
@@ -40,13 +72,70 @@ enum Act {
 
 fuzz_target!(|conversation: Conversation| {
     let mut client = Client::new(full_offer());
-    client.offer.cipher_suites = pick(&full_offer().cipher_suites, &conversation.suites, CipherSuite);
+    let known = [&full_offer().cipher_suites, HostParameters::KEY_TRANSPORT_SUITES].concat();
+    client.offer.cipher_suites = pick(&known, &conversation.suites, CipherSuite);
     let groups = conversation.groups.as_ref();
     client.offer.extensions.supported_groups = groups.map(|groups| pick(NamedGroup::KNOWN, groups, NamedGroup));
     client.offer.extensions.extended_master_secret = conversation.extended_master_secret;
     client.offer.extensions.record_size_limit = conversation.record_size_limit;
-    play(client, &conversation.acts);
+    play(client, &conversation);
 });
+
+/// The server that the conversation is with.
+fn server(conversation: &Conversation) -> Server {
+    let host = if conversation.key_transport { key_transport::host() } else { host() };
+    let authorities = vec![vec![0x30, 0]];
+    let client_auth = match conversation.asked {
+        Asked::Nothing => ClientAuth::None,
+        Asked::Optional => ClientAuth::Optional { authorities },
+        Asked::Required | Asked::Refused => ClientAuth::Required { authorities },
+    };
+    let refused = conversation.asked == Asked::Refused;
+    let verdict = move |_: &[Vec<u8>]| if refused { Err(ClientCertificateRefusal::AccessDenied) } else { Ok(()) };
+    let host = HostParameters { client_auth, ..host };
+    Server::new(FAST, host, 1).with_key_transport(KeyServer::default()).verifying(verdict)
+}
+
+/// What the server waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    ClientHello,
+    Certificate,
+    ClientKeyExchange,
+    CertificateVerify,
+    ChangeCipherSpec,
+    Finished,
+    Established,
+}
+
+impl State {
+    fn next(self, conversation: &Conversation) -> Self {
+        let proves = conversation.asked != Asked::Nothing && !matches!(conversation.shown, Shown::Nothing);
+        match self {
+            Self::ClientHello if conversation.asked == Asked::Nothing => Self::ClientKeyExchange,
+            Self::ClientHello => Self::Certificate,
+            Self::Certificate => Self::ClientKeyExchange,
+            Self::ClientKeyExchange if proves => Self::CertificateVerify,
+            Self::ClientKeyExchange | Self::CertificateVerify => Self::ChangeCipherSpec,
+            Self::ChangeCipherSpec => Self::Finished,
+            Self::Finished | Self::Established => Self::Established,
+        }
+    }
+}
+
+impl Shown {
+    fn chain(&self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Own => ED25519.identity.chain().to_vec(),
+            Self::Other(chain) => {
+                let fitting = chain.iter().take(100).map(|der| der[..der.len().min(5_000)].to_vec());
+                // One that is no certificate is still one that is shown.
+                if chain.is_empty() { vec![vec![0]] } else { fitting.collect() }
+            }
+        }
+    }
+}
 
 /// One of `known` for each index in it, else a value of the fuzzer's.
 fn pick<T: Copy>(known: &[T], indices: &[u8], unknown: impl Fn(u16) -> T) -> Vec<T> {
@@ -55,13 +144,13 @@ fn pick<T: Copy>(known: &[T], indices: &[u8], unknown: impl Fn(u16) -> T) -> Vec
     indices.iter().map(pick).take(10_000).collect()
 }
 
-fn play(mut client: Client, acts: &[Act]) {
-    let (mut server, mut state) = (server(), State::ClientHello);
+fn play(mut client: Client, conversation: &Conversation) {
+    let (mut server, mut state) = (server(conversation), State::ClientHello);
     // Nothing but right messages and warnings has passed.
     let mut honest = true;
-    for act in acts {
+    for act in &conversation.acts {
         let was_established = server.is_established();
-        let bytes = act.bytes(state, &mut client);
+        let bytes = act.bytes(state, &mut client, conversation);
         if let Err(error) = server.feed(&bytes) {
             let output = server.take_output();
             if was_established {
@@ -72,8 +161,13 @@ fn play(mut client: Client, acts: &[Act]) {
             }
             return;
         }
-        honest &= act.is_honest();
+        // A certificate of the fuzzer's is sent where one is asked for, and its key nobody has.
+        honest &= act.is_honest() && !(state == State::Certificate && matches!(conversation.shown, Shown::Other(_)));
         assert!(honest || was_established || !server.is_established(), "an altered handshake is complete");
+        if server.is_established() && conversation.asked != Asked::Nothing {
+            assert_ne!(conversation.asked, Asked::Refused, "a refused certificate came in");
+            assert_eq!(server.summary().client_chain, conversation.shown.chain());
+        }
         match act {
             // What the server then waits for is not known.
             Act::Raw(_) => return,
@@ -86,7 +180,7 @@ fn play(mut client: Client, acts: &[Act]) {
             Act::Right(_) | Act::Altered(..) | Act::Message(..) | Act::Record(..) => {}
         }
         if matches!(act, Act::Right(_) | Act::Altered(..)) {
-            state = STATES.into_iter().find(|next| *next > state).unwrap_or(State::Established);
+            state = state.next(conversation);
         }
     }
 }
@@ -101,11 +195,11 @@ impl Act {
         }
     }
 
-    fn bytes(&self, state: State, client: &mut Client) -> Vec<u8> {
+    fn bytes(&self, state: State, client: &mut Client, conversation: &Conversation) -> Vec<u8> {
         match self {
-            Self::Right(size) => right(state, *size, client),
+            Self::Right(size) => right(state, *size, client, conversation),
             Self::Altered(at, with) => {
-                let mut bytes = right(state, 0, client);
+                let mut bytes = right(state, 0, client, conversation);
                 let at = usize::from(*at) % bytes.len();
                 bytes[at] ^= with.get();
                 bytes
@@ -119,11 +213,35 @@ impl Act {
     }
 }
 
+/// Reads the answer to the right message for `state`.
+fn read_answer(state: State, client: &mut Client, server: &mut Server) {
+    let answer = server.take_output();
+    match state {
+        State::ClientHello => drop(client.read_flight(&answer)),
+        State::Certificate | State::ClientKeyExchange | State::CertificateVerify | State::ChangeCipherSpec => {
+            assert!(answer.is_empty(), "{answer:02x?}");
+        }
+        State::Finished => assert_eq!(client.read_finished(&answer), []),
+        State::Established => {
+            assert!(answer.is_empty(), "{answer:02x?}");
+            assert!(server.take_received().ends_with(b"ping"));
+            server.send(b"pong");
+            assert_eq!(client.read_data(&server.take_output()), b"pong");
+        }
+    }
+}
+
 /// The right message for `state`.
-fn right(state: State, size: u8, client: &mut Client) -> Vec<u8> {
+fn right(state: State, size: u8, client: &mut Client, conversation: &Conversation) -> Vec<u8> {
+    let (ciphertext, pre_master_secret) = &*PRE_MASTER_SECRET;
     let content = match state {
         State::ClientHello => client.hello_message(),
+        State::Certificate => client.certificate_message(&conversation.shown.chain()),
+        State::ClientKeyExchange if conversation.key_transport => {
+            client.rsa_key_exchange_message(ciphertext, pre_master_secret)
+        }
         State::ClientKeyExchange => client.key_exchange_message(),
+        State::CertificateVerify => client.certificate_verify_message(&ED25519, SignatureScheme::ED25519),
         State::ChangeCipherSpec => return client.change_cipher_spec(),
         State::Finished => client.finished_message(),
         State::Established => b"ping".to_vec(),

@@ -4,7 +4,7 @@
 //! an attacker wants to tell from the others: a ciphertext whose padding and version are good, by somebody who does not
 //! know the pre-master secret. A |t| above 4.5 would show a difference.
 //!
-//! A ciphertext of another length than the modulus is one in plain sight, and there is more or less of it to hash: these
+//! A ciphertext of another length than the modulus is one in plain sight, and a constant is decrypted in its place: these
 //! classes are marked, and their t-values say what that length costs.
 //!
 //! To measure rather than to see that it runs:
