@@ -21,35 +21,50 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// The ratchet in use, for all who watch.
 #[derive(Debug)]
 pub struct Keeper {
-    file: PathBuf,
-    ratchet: watch::Sender<Arc<Ratchet>>,
-    metrics: TicketMetrics,
-    /// The generation in use when the file was last written.
-    written: Option<u64>,
-    /// What was said of the clock, and that the file could not be written, so that it is said once.
-    clock_fault: Option<&'static str>,
-    write_failed: bool,
+    turner: Turner,
+    writer: Writer,
 }
 
 impl Keeper {
-    /// A keeper of `ratchet`, which the file holds as it was read.
+    /// A keeper of `ratchet`, which comes from what is in `file`.
     pub fn new(file: PathBuf, ratchet: Ratchet, metrics: TicketMetrics) -> Self {
-        let (ratchet, _) = watch::channel(Arc::new(ratchet));
-        Self { file, ratchet, metrics, written: None, clock_fault: None, write_failed: false }
+        metrics.generation(ratchet.generation(), ratchet.age(UnixTime::now()));
+        let (ratchet, in_use) = watch::channel(Arc::new(ratchet));
+        let writer = Writer { file, ratchet: in_use, metrics: metrics.clone(), failed: false };
+        Self { turner: Turner { ratchet, metrics, clock_fault: None }, writer }
     }
 
     /// Sees each ratchet that is in use.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Ratchet>> {
-        self.ratchet.subscribe()
+        self.turner.ratchet.subscribe()
     }
 
-    /// Goes on for as long as the process.
-    pub async fn keep(mut self) -> Infallible {
+    /// Goes on for as long as the process. A disk that hangs does not hold the rotation up.
+    pub async fn keep(self) -> Infallible {
+        tokio::select! {
+            never = self.turner.turn_on() => never,
+            never = self.writer.write_on() => never,
+        }
+    }
+}
+
+/// Turns the ratchet.
+#[derive(Debug)]
+struct Turner {
+    ratchet: watch::Sender<Arc<Ratchet>>,
+    metrics: TicketMetrics,
+    /// What was said of the clock, so that it is said once.
+    clock_fault: Option<&'static str>,
+}
+
+impl Turner {
+    async fn turn_on(mut self) -> Infallible {
         loop {
-            self.turn(UnixTime::now());
-            self.write().await;
-            let rest = self.ratchet.borrow().rest(UnixTime::now());
-            sleep(rest.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+            let now = UnixTime::now();
+            self.turn(now);
+            let rest = self.ratchet.borrow().rest(now);
+            let pause = if self.clock_fault.is_some() { LONGEST_PAUSE } else { rest };
+            sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
         }
     }
 
@@ -80,32 +95,51 @@ impl Keeper {
             ClockFault::ClockAhead { .. } => tracing::error!(reason, "{fault}"),
         }
     }
+}
 
-    /// Writes the file where it is behind the ratchet.
-    async fn write(&mut self) {
-        let ratchet = self.ratchet.borrow().clone();
-        let generation = ratchet.generation();
-        if self.written == Some(generation) {
-            return;
-        }
-        let file = self.file.clone();
-        // The disk may take its time.
-        match spawn_blocking(move || state::replace(&file, &ratchet)).await {
-            Ok(Ok(())) => {
-                if std::mem::take(&mut self.write_failed) {
-                    tracing::info!(generation, "ticket secret written again");
-                }
-                self.written = Some(generation);
+/// Keeps the file up with the ratchet.
+#[derive(Debug)]
+struct Writer {
+    file: PathBuf,
+    ratchet: watch::Receiver<Arc<Ratchet>>,
+    metrics: TicketMetrics,
+    /// Whether the last try failed, which is said once.
+    failed: bool,
+}
+
+impl Writer {
+    /// Writes at once, so that a file that cannot be replaced is found out at start, and then each ratchet.
+    async fn write_on(mut self) -> Infallible {
+        loop {
+            self.write().await;
+            if self.failed {
+                sleep(LONGEST_PAUSE).await;
+            } else if self.ratchet.changed().await.is_err() {
+                // The ratchet is turned no more.
+                return std::future::pending().await;
             }
-            Ok(Err(cause)) => self.write_failed(&cause),
-            Err(cause) => self.write_failed(&cause),
         }
     }
 
-    fn write_failed(&mut self, cause: &dyn std::error::Error) {
+    async fn write(&mut self) {
+        let (file, ratchet) = (self.file.clone(), self.ratchet.borrow_and_update().clone());
+        // The disk may take its time.
+        match spawn_blocking(move || state::replace(&file, &ratchet)).await {
+            Ok(Ok(())) => {
+                if std::mem::take(&mut self.failed) {
+                    tracing::info!("ticket secret written again");
+                }
+            }
+            Ok(Err(cause)) => self.fail(&cause),
+            Err(cause) => self.fail(&cause),
+        }
+    }
+
+    fn fail(&mut self, cause: &dyn std::error::Error) {
         self.metrics.write_failures.inc();
-        if !std::mem::replace(&mut self.write_failed, true) {
-            tracing::error!(reason = "state_unwritable", %cause, "ticket secret not written; going on in memory, trying on");
+        if !std::mem::replace(&mut self.failed, true) {
+            let reason = "state_unwritable";
+            tracing::error!(reason, %cause, "ticket secret not written; going on in memory, trying on");
         }
     }
 }
