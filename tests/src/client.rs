@@ -97,7 +97,8 @@ pub struct Saved {
     pub session_id: Vec<u8>,
     /// The ticket that the server gave.
     pub ticket: Option<NewSessionTicket>,
-    master_secret: [u8; 48],
+    /// The secret of all the session's connections.
+    pub master_secret: [u8; 48],
 }
 
 /// One record, opened.
@@ -340,14 +341,18 @@ impl Client {
         Saved { session_id, ticket: self.ticket.clone(), master_secret }
     }
 
+    /// The same client, which offers no session and yet takes the master secret of this one.
+    pub fn knowing(self, saved: &Saved) -> Self {
+        Self { saved_secret: Some(saved.master_secret), ..self }
+    }
+
     /// The same client, which offers to go on from this session: by its ticket if there is one, or else by its id.
     pub fn coming_back_with(mut self, saved: &Saved) -> Self {
         match &saved.ticket {
             Some(ticket) => self.offer.extensions.session_ticket = Some(ticket.ticket.clone()),
             None => self.offer.session_id.clone_from(&saved.session_id),
         }
-        self.saved_secret = Some(saved.master_secret);
-        self
+        self.knowing(saved)
     }
 
     /// The ticket that the server gave.
@@ -358,6 +363,17 @@ impl Client {
     /// Reads ServerHello to Finished of a handshake that goes on from a session, checks Finished, and returns the records
     /// behind it. ChangeCipherSpec and Finished of the client are next.
     pub fn read_resumption(&mut self, wire: &[u8]) -> (ServerHello, Vec<Record>) {
+        let (hello, protected) = self.read_resumption_in_the_clear(wire);
+        let behind = self.read_finished(protected);
+        let mut finished = Vec::new();
+        finished::write(&self.verify_data(FinishedLabel::Server), &mut finished);
+        self.note(&finished);
+        (hello, behind)
+    }
+
+    /// Reads what stands in front of ChangeCipherSpec in a handshake that goes on from a session, and returns the bytes
+    /// from there on. The keys wait for ChangeCipherSpec.
+    pub fn read_resumption_in_the_clear<'w>(&mut self, wire: &'w [u8]) -> (ServerHello, &'w [u8]) {
         let (in_the_clear, protected) = split_at_change_cipher_spec(wire);
         let messages: Vec<u8> = self.read(in_the_clear).into_iter().flat_map(|record| record.payload).collect();
         self.note(&messages);
@@ -368,11 +384,7 @@ impl Client {
         let suite = Suite::find(hello.cipher_suite).expect("a suite of the engine");
         let master_secret = MasterSecret::new(self.saved_secret.expect("a session to go on from"));
         self.take_keys(suite, master_secret, &hello.random);
-        let behind = self.read_finished(protected);
-        let mut finished = Vec::new();
-        finished::write(&self.verify_data(FinishedLabel::Server), &mut finished);
-        self.note(&finished);
-        (hello, behind)
+        (hello, protected)
     }
 
     /// Reads NewSessionTicket if it is the first of `messages`, and returns the rest.

@@ -8,6 +8,7 @@ pub mod conversation;
 pub mod hostile_key_server;
 pub mod key_transport;
 pub mod memory;
+pub mod resumption;
 pub mod rustls_client;
 pub mod server;
 pub mod sessions;

@@ -24,8 +24,10 @@ pub struct Shelf {
     pub ids: bool,
     /// Whether clients that go on from a session get another ticket for it.
     pub renews: bool,
-    /// Whether a promised ticket is there when it is due.
+    /// Whether a promised ticket is missing when it is due.
     pub forgets: bool,
+    /// Bytes that each ticket has beyond the 32 of its name.
+    pub padding: usize,
     /// Why sessions that were found were not gone on from.
     pub differences: Vec<Difference>,
     kept: HashMap<Vec<u8>, Vec<u8>>,
@@ -43,6 +45,23 @@ impl Sessions {
     /// Changes what the servers do, or looks at what they have.
     pub fn change<T>(&self, change: impl FnOnce(&mut Shelf) -> T) -> T {
         change(&mut self.0.borrow_mut())
+    }
+
+    /// Keeps a session of the test's own making, under this name of a ticket or of an id.
+    pub fn put(&self, name: &[u8], session: &Session) {
+        self.change(|shelf| shelf.kept.insert(name.to_vec(), session.to_bytes().to_vec()));
+    }
+
+    /// Loses all sessions.
+    pub fn lose_all(&self) {
+        self.change(|shelf| shelf.kept.clear());
+    }
+
+    /// All that have been kept, each with its name.
+    pub fn kept(&self) -> Vec<(Vec<u8>, Session)> {
+        let shelf = self.0.borrow();
+        let read = |bytes: &Vec<u8>| Session::read(bytes).expect("a session");
+        shelf.kept.iter().map(|(name, bytes)| (name.clone(), read(bytes))).collect()
     }
 
     /// How many sessions have been kept.
@@ -99,7 +118,7 @@ impl Shelf {
     }
 
     fn ticket(&mut self, session: &Session) -> NewSessionTicket {
-        let ticket = self.name().to_vec();
+        let ticket = [&self.name()[..], &vec![0x5a; self.padding]].concat();
         self.kept.insert(ticket.clone(), session.to_bytes().to_vec());
         NewSessionTicket { lifetime_hint: 3600, ticket }
     }

@@ -4,6 +4,7 @@
 
 use keystead_tests::client::{Client, message};
 use keystead_tests::conversation::{STATES, State, at};
+use keystead_tests::resumption::{By, WAYS, first_visit, returning};
 use keystead_tests::server::Server;
 use keystead_tests::signer::ED25519;
 use keystead_tls::crypto::FAST;
@@ -30,7 +31,15 @@ struct Conversation {
     suite: CipherSuite,
     group: NamedGroup,
     extended_master_secret: bool,
+    resumes: Option<Resumes>,
     actions: Vec<Action>,
+}
+
+/// What the client goes on from, and whether it is given a ticket in place of its own.
+#[derive(Clone, Copy, Debug)]
+struct Resumes {
+    by: By,
+    renews: bool,
 }
 
 fn conversations() -> impl Strategy<Value = Conversation> {
@@ -40,13 +49,17 @@ fn conversations() -> impl Strategy<Value = Conversation> {
         CipherSuite::ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
     ]);
     let groups = prop::sample::select(NamedGroup::KNOWN);
+    let resumes = (prop::sample::select(&WAYS[..]), any::<bool>()).prop_map(|(by, renews)| Resumes { by, renews });
     let actions = prop::collection::vec(actions(), 0..12);
-    (suites, groups, any::<bool>(), actions).prop_map(|(suite, group, extended_master_secret, actions)| Conversation {
-        suite,
-        group,
-        extended_master_secret,
-        actions,
-    })
+    (suites, groups, any::<bool>(), prop::option::of(resumes), actions).prop_map(
+        |(suite, group, extended_master_secret, resumes, actions)| Conversation {
+            suite,
+            group,
+            extended_master_secret,
+            resumes,
+            actions,
+        },
+    )
 }
 
 fn actions() -> impl Strategy<Value = Action> {
@@ -63,27 +76,46 @@ fn actions() -> impl Strategy<Value = Action> {
 
 /// The server of a conversation. Ed25519 signs the same twice, so that it says the same each time.
 fn server(conversation: &Conversation) -> Server {
+    meet(conversation).1
+}
+
+/// The client and the server of a conversation: where it goes on from a session, they have met before.
+fn meet(conversation: &Conversation) -> (Client, Server) {
     let host = HostParameters {
         groups: vec![conversation.group],
         identities: vec![ED25519.identity.clone()],
         ..HostParameters::default()
     };
-    Server::new(FAST, host, 11)
+    let offer = |mut client: Client| {
+        client.offer.cipher_suites = vec![conversation.suite];
+        client.offer.extensions.extended_master_secret = conversation.extended_master_secret;
+        client
+    };
+    let Some(Resumes { by, renews }) = conversation.resumes else {
+        return (offer(Client::default()), Server::new(FAST, host, 11));
+    };
+    let sessions = by.sessions();
+    let mut first = Server::new(FAST, host.clone(), 12).with_sessions(&sessions);
+    let saved = first_visit(&mut by.newcomer(offer(Client::default())), &mut first);
+    sessions.change(|shelf| shelf.renews = renews);
+    (offer(returning(&saved)), Server::new(FAST, host, 11).with_sessions(&sessions))
 }
 
 /// The client's bytes from first to last, its handshake messages in records of at most `size` bytes.
 fn client_bytes(conversation: &Conversation, size: usize) -> Vec<u8> {
-    let (mut client, mut server) = (Client::default(), server(conversation));
-    client.offer.cipher_suites = vec![conversation.suite];
-    client.offer.extensions.extended_master_secret = conversation.extended_master_secret;
+    let (mut client, mut server) = meet(conversation);
     let split = |client: &mut Client, message: &[u8]| client.records_of(size, ContentType::HANDSHAKE, message);
 
     let hello = client.hello_message();
     let mut bytes = split(&mut client, &hello);
     server.feed(&bytes).unwrap();
-    client.read_flight(&server.take_output());
-    let key_exchange = client.key_exchange_message();
-    bytes.extend(split(&mut client, &key_exchange));
+    if conversation.resumes.is_some() {
+        client.read_resumption(&server.take_output());
+    } else {
+        client.read_flight(&server.take_output());
+        let key_exchange = client.key_exchange_message();
+        bytes.extend(split(&mut client, &key_exchange));
+    }
     bytes.extend(client.change_cipher_spec());
     let finished = client.finished_message();
     bytes.extend(split(&mut client, &finished));
@@ -207,14 +239,18 @@ proptest! {
 
 #[test]
 fn a_conversation_reads_the_same_byte_by_byte() {
-    let conversation = Conversation {
-        suite: CipherSuite::ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        group: NamedGroup::X25519,
-        extended_master_secret: true,
-        actions: vec![Action::Data(b"data".to_vec()), Action::Renegotiate, Action::Warning, Action::Close],
-    };
-    let bytes = client_bytes(&conversation, 1 << 14);
-    let whole = shown(server(&conversation), [bytes.clone()]);
-    assert_eq!((whole.received.as_slice(), whole.error, whole.closed_by_client), (&b"data"[..], None, true));
-    assert_eq!(shown(server(&conversation), cut(&bytes, &[1])), whole);
+    let resumes = [By::Ticket, By::Id].map(|by| Some(Resumes { by, renews: true }));
+    for resumes in [None].into_iter().chain(resumes) {
+        let conversation = Conversation {
+            suite: CipherSuite::ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            group: NamedGroup::X25519,
+            extended_master_secret: true,
+            resumes,
+            actions: vec![Action::Data(b"data".to_vec()), Action::Renegotiate, Action::Warning, Action::Close],
+        };
+        let bytes = client_bytes(&conversation, 1 << 14);
+        let whole = shown(server(&conversation), [bytes.clone()]);
+        assert_eq!((whole.received.as_slice(), whole.error, whole.closed_by_client), (&b"data"[..], None, true));
+        assert_eq!(shown(server(&conversation), cut(&bytes, &[1])), whole);
+    }
 }

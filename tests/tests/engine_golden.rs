@@ -19,11 +19,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
+use keystead_tests::resumption::By;
 use keystead_tests::server::Server;
+use keystead_tests::sessions::Sessions;
 use keystead_tests::signer::{self, ED25519, P256, P384, RSA, SERVER_NAME, Signer};
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
 use keystead_tls::handshake::{SignatureRequest, SignedParams};
-use keystead_tls::{HostParameters, Identity, NamedGroup, SignatureScheme};
+use keystead_tls::{HostParameters, Identity, NamedGroup, Session, SignatureScheme};
 use rand::rand_core::{TryCryptoRng, TryRng};
 
 /// A conversation to record.
@@ -38,12 +40,14 @@ struct Case {
     echoes: usize,
     /// What `openssl` must print.
     prints: &'static str,
+    /// How the session of an earlier connection is named, if the client is to go on from one.
+    resumes: Option<By>,
 }
 
 const TALKS: &[&str] = &["hello from openssl", "and goodbye", "Q"];
 
 #[rustfmt::skip]
-const CASES: [Case; 23] = [
+const CASES: [Case; 25] = [
     case("rsa_aes_128_gcm_x25519", &RSA, "-cipher ECDHE-RSA-AES128-GCM-SHA256 -curves X25519"),
     case("rsa_aes_256_gcm_secp256r1", &RSA, "-cipher ECDHE-RSA-AES256-GCM-SHA384 -curves P-256"),
     case("rsa_chacha20_poly1305_secp384r1", &RSA, "-cipher ECDHE-RSA-CHACHA20-POLY1305 -curves P-384"),
@@ -67,10 +71,16 @@ const CASES: [Case; 23] = [
     fails("no_common_suite", &P256, "-cipher AES128-SHA", "alert handshake failure"),
     fails("no_common_group", &RSA, "-curves P-521", "alert handshake failure"),
     fails("no_common_alpn", &P256, "-alpn h3", "alert no application protocol"),
+    resumes("resumed_by_ticket", "-alpn http/1.1", By::Ticket),
+    resumes("resumed_by_id", "-no_ticket", By::Id),
 ];
 
 const fn case(name: &'static str, signer: &'static LazyLock<Signer>, arguments: &'static str) -> Case {
-    Case { name, signer, arguments, types: TALKS, echoes: 1, prints: "Verify return code: 0 (ok)" }
+    Case { name, signer, arguments, types: TALKS, echoes: 1, prints: "Verify return code: 0 (ok)", resumes: None }
+}
+
+const fn resumes(name: &'static str, arguments: &'static str, by: By) -> Case {
+    Case { prints: "Reused, TLSv1.2", resumes: Some(by), ..case(name, &P256, arguments) }
 }
 
 const fn fails(
@@ -92,6 +102,8 @@ enum Event {
     /// The key server's answer.
     ServerRandom(Vec<u8>),
     Signature(Vec<u8>),
+    /// A session that the server has kept: its name, and [`Session::to_bytes`].
+    Session(Vec<u8>, Vec<u8>),
     /// Bytes from the client.
     Client(Vec<u8>),
     /// What was agreed on, or why the connection failed.
@@ -113,6 +125,7 @@ impl Event {
             Self::Ephemeral(byte) => format!("ephemeral {byte:02x}"),
             Self::ServerRandom(random) => format!("server_random {}", to_hex(random)),
             Self::Signature(signature) => format!("signature {}", to_hex(signature)),
+            Self::Session(name, bytes) => format!("session {} {}", to_hex(name), to_hex(bytes)),
             Self::Client(bytes) => format!("client {}", to_hex(bytes)),
             Self::Outcome(outcome) => format!("outcome {outcome}"),
             Self::Received(data) => format!("received {}", to_hex(data)),
@@ -129,6 +142,10 @@ impl Event {
             "ephemeral" => Self::Ephemeral(from_hex(rest).pop().unwrap()),
             "server_random" => Self::ServerRandom(from_hex(rest)),
             "signature" => Self::Signature(from_hex(rest)),
+            "session" => {
+                let (name, bytes) = rest.split_once(' ').unwrap();
+                Self::Session(from_hex(name), from_hex(bytes))
+            }
             "client" => Self::Client(from_hex(rest)),
             "outcome" => Self::Outcome(rest.into()),
             "received" => Self::Received(from_hex(rest)),
@@ -187,8 +204,11 @@ fn news(server: &mut Server, told: &mut bool) -> Vec<Event> {
             let summary = server.summary();
             *told = true;
             let alpn = summary.alpn.map(|protocol| String::from_utf8(protocol).unwrap()).unwrap_or_default();
-            let (group, scheme) = summary.group.zip(summary.scheme).unwrap();
-            Some(format!("{} {group} {scheme} {alpn}", summary.suite).trim_end().into())
+            let exchange = match summary.resumed {
+                true => "resumed".into(),
+                false => summary.group.zip(summary.scheme).map(|(group, scheme)| format!("{group} {scheme}")).unwrap(),
+            };
+            Some(format!("{} {exchange} {alpn}", summary.suite).trim_end().into())
         }
         None => None,
     };
@@ -219,11 +239,19 @@ fn replay(name: &str, provider: &'static dyn Provider, recording: &[Event]) {
     };
     let identity = Identity::new(vec![certificate], SignatureScheme::KNOWN, Some(signer::OCSP_RESPONSE.to_vec()));
     let rng = Box::new(Repeating(*ephemeral.first().unwrap()));
-    let mut server = Server::with(provider, host(identity.unwrap()), rng, Box::new(answer));
+    let sessions = Sessions::default();
+    for event in recording {
+        if let Event::Session(name, bytes) = event {
+            sessions.put(name, &Session::read(bytes).unwrap());
+        }
+    }
+    let server = Server::with(provider, host(identity.unwrap()), rng, Box::new(answer));
+    let mut server = server.with_sessions(&sessions);
     let (mut told, mut expected) = (false, Vec::new());
     for event in recording {
         match event {
-            Event::Certificate(_) | Event::Ephemeral(_) | Event::ServerRandom(_) | Event::Signature(_) => {}
+            Event::Certificate(_) | Event::Ephemeral(_) => {}
+            Event::ServerRandom(_) | Event::Signature(_) | Event::Session(..) => {}
             Event::Client(bytes) => {
                 assert_eq!(expected, [], "{context}");
                 // Its outcome is among the news.
@@ -271,7 +299,14 @@ fn record(case: &Case, ephemeral: u8) -> Vec<Event> {
     let certificate = case.signer.identity.chain().first().unwrap().clone();
     let directory = tempfile::tempdir().unwrap();
     let trusted = as_pem(&certificate, directory.path());
-    let mut openssl = s_client(case, &trusted, listener.local_addr().unwrap().port());
+    let saved = directory.path().join("session.pem");
+    let sessions =
+        case.resumes.map_or_else(Sessions::default, |by| leave_session(case, by, &listener, &trusted, &saved));
+    let mut command = s_client(case, &trusted, listener.local_addr().unwrap().port());
+    if case.resumes.is_some() {
+        command.arg("-sess_in").arg(&saved);
+    }
+    let mut openssl = command.spawn().unwrap();
     let socket = accept(&listener);
 
     let (answers, answer) = mpsc::channel();
@@ -281,8 +316,11 @@ fn record(case: &Case, ephemeral: u8) -> Vec<Event> {
         signed
     };
     let identity = Identity::clone(&case.signer.identity);
-    let mut server = Server::with(FAST, host(identity), Box::new(Repeating(ephemeral)), Box::new(key_server));
+    let server = Server::with(FAST, host(identity), Box::new(Repeating(ephemeral)), Box::new(key_server));
+    let mut server = server.with_sessions(&sessions);
     let mut recording = vec![Event::Certificate(certificate), Event::Ephemeral(ephemeral)];
+    let kept = sessions.kept().into_iter();
+    recording.extend(kept.map(|(name, session)| Event::Session(name, session.to_bytes().to_vec())));
     let conversation = converse(case, &mut server, socket, &mut openssl);
     if let Ok(signed) = answer.try_recv() {
         recording.extend([Event::ServerRandom(signed.server_random.into()), Event::Signature(signed.signature)]);
@@ -295,6 +333,17 @@ fn record(case: &Case, ephemeral: u8) -> Vec<Event> {
     recording
 }
 
+/// An earlier connection, of which `openssl` writes down the session; the server's part of it.
+fn leave_session(case: &Case, by: By, listener: &TcpListener, trusted: &Path, saved: &Path) -> Sessions {
+    let mut command = s_client(case, trusted, listener.local_addr().unwrap().port());
+    let mut openssl = command.arg("-sess_out").arg(saved).spawn().unwrap();
+    let (socket, sessions) = (accept(listener), by.sessions());
+    let mut server = Server::new(FAST, host(Identity::clone(&case.signer.identity)), 1).with_sessions(&sessions);
+    converse(case, &mut server, socket, &mut openssl);
+    assert!(openssl.wait().unwrap().success());
+    sessions
+}
+
 /// Writes the certificate as the PEM that `openssl` wants to trust.
 fn as_pem(certificate: &[u8], directory: &Path) -> PathBuf {
     let (der, pem) = (directory.join("certificate.der"), directory.join("certificate.pem"));
@@ -305,7 +354,7 @@ fn as_pem(certificate: &[u8], directory: &Path) -> PathBuf {
     pem
 }
 
-fn s_client(case: &Case, trusted: &Path, port: u16) -> Child {
+fn s_client(case: &Case, trusted: &Path, port: u16) -> Command {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-verify_return_error", "-4"]);
     let arguments = case.arguments.split_whitespace().collect::<Vec<_>>();
@@ -319,7 +368,7 @@ fn s_client(case: &Case, trusted: &Path, port: u16) -> Child {
         command.arg("-CAfile").arg(trusted);
     }
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
+    command
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {
