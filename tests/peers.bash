@@ -16,6 +16,9 @@ peers=(
     "python3 python3"
     "ss iproute2"
     "ps procps"
+    "unshare util-linux"
+    "redis-server redis-server"
+    "redis-cli redis-tools"
 )
 
 missing_peers() {

@@ -136,7 +136,7 @@ impl Handshakes {
                 return handshake.decline(&mut rand::rng(), &mut driver.out);
             }
         }
-        driver.kept = Some(self.sessions.resumed(&head, origin));
+        driver.kept = Some(self.sessions.resumed(&head, origin, handshake.session_id()));
         let renewed = self.sessions.renew(host, &head, handshake.session(), origin);
         handshake.resume(renewed, &mut rand::rng(), &mut driver.out)
     }

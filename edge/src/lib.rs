@@ -10,6 +10,7 @@ pub mod check;
 pub mod client_auth;
 pub mod config;
 pub mod connection;
+pub mod database;
 pub mod directory;
 pub mod handshake;
 pub mod identity;

@@ -51,7 +51,7 @@ impl Fixed {
             ("metrics", fixed.metrics == loaded.metrics),
             ("listener", fixed.listeners == loaded.listeners),
             ("limits", fixed.limits == loaded.limits),
-            ("sessions", fixed.sessions == loaded.sessions),
+            ("sessions", fixed.sessions.table == loaded.sessions.table),
             ("key_server", fixed.key_server == loaded.key_server),
         ];
         parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()

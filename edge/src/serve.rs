@@ -63,7 +63,9 @@ pub async fn serve(file: PathBuf, config: Config, stop: CancellationToken) -> Re
     let _links = key_client.keep_up(&directory);
 
     let (provider, verifications) = (config.crypto.provider(), Verifications::default());
-    let sessions = Sessions::new(config.sessions, directory.ticket_keys().clone(), telemetry.clone());
+    let ticket_keys = directory.ticket_keys().clone();
+    let sessions = Sessions::start(config.sessions, &config.state_directory, ticket_keys, telemetry.clone());
+    let sessions = sessions.map_err(Failure::start)?;
     let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
     let drain_timeout = config.limits.drain_timeout;
     let places = Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS)));
@@ -78,8 +80,16 @@ pub async fn serve(file: PathBuf, config: Config, stop: CancellationToken) -> Re
     readiness.drain();
     accepting.join_all().await;
     drain(&tracker, drain_timeout, &telemetry).await;
+    // Connections that outstayed the drain still have it; what is not written yet is lost then.
+    if let Some(connections) = Arc::into_inner(connections) {
+        let closed = spawn_blocking(|| connections.handshakes.sessions.close(LAST_WRITES));
+        closed.await.context("write sessions").map_err(Failure::start)?;
+    }
     Ok(())
 }
+
+/// For sessions that wait to be written when the edge stops.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// How long a revocation list that has changed may go unnoticed.
 const LISTS_PERIOD: Duration = Duration::from_secs(5);

@@ -1,23 +1,17 @@
 //! What the edge remembers over a restart, in a sled database. It is a cache: without it the edge works, and starts
 //! slower.
 
-use std::any::Any;
-use std::fs;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
 use keystead_proto::v1;
 use prost::Message;
 
+use crate::database::Database;
 use crate::identity::IdentitySet;
 use crate::telemetry::Telemetry;
 
 /// The database's directory below the state directory.
 const DATABASE: &str = "sled";
-/// What a database that does not open is renamed to, with the time behind it.
-const SET_ASIDE: &str = "sled.broken-";
 /// Bytes of sled's own cache.
 const CACHE: u64 = 16 << 20;
 
@@ -34,24 +28,14 @@ impl State {
     /// Opens the database below `directory`. One that does not open is set aside, and an empty one takes its place;
     /// where that does not open either, nothing is remembered.
     pub fn open(directory: &Path, telemetry: &Telemetry) -> Self {
-        let path = directory.join(DATABASE);
-        let cause = match try_open(&path) {
-            Ok(database) => return Self { database: Some(database) },
-            Err(cause) => cause,
-        };
-        if cause.is_lock() {
-            tracing::warn!(path = %path.display(), %cause, "state in use by another process; nothing is remembered");
-            return Self { database: None };
-        }
-        telemetry.state_rebuilt.inc();
-        let reopened = set_aside(directory).map_err(OpenError::from).and_then(|aside| {
-            tracing::warn!(%cause, aside = %aside.display(), "state did not open; set aside");
-            try_open(&path)
-        });
-        match reopened {
+        let rebuilt = telemetry.state_rebuilt.clone();
+        // What is written is flushed by whoever writes it; no timer is needed.
+        let place =
+            Database { directory: directory.to_owned(), name: DATABASE, cache: CACHE, flush_every: None, rebuilt };
+        match place.open() {
             Ok(database) => Self { database: Some(database) },
-            Err(again) => {
-                tracing::warn!(path = %path.display(), %cause, %again, "no place for state; nothing is remembered");
+            Err(cause) => {
+                tracing::warn!(path = %place.path().display(), %cause, "no place for state; nothing is remembered");
                 Self { database: None }
             }
         }
@@ -76,73 +60,16 @@ impl State {
     }
 }
 
-fn try_open(path: &Path) -> Result<sled::Db, OpenError> {
-    fs::create_dir_all(path)?;
-    remove_torn_snapshots(path)?;
-    // What is written is flushed by whoever writes it; no timer is needed.
-    let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
-    // sled panics on some files that were cut short. Nothing of this process is in its hands while it opens.
-    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
-    opened.map_err(|panic| OpenError::Panic(words(panic.as_ref())))?.map_err(OpenError::Sled)
-}
-
-/// A process killed while it opened a database leaves a torn snapshot, and sled then opens it never again. Without any
-/// snapshot nothing is lost.
-fn remove_torn_snapshots(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Renames the database, and removes those renamed before: one is enough to look into.
-fn set_aside(directory: &Path) -> io::Result<PathBuf> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(SET_ASIDE) {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let aside = directory.join(format!("{SET_ASIDE}{seconds}"));
-    fs::rename(directory.join(DATABASE), &aside)?;
-    Ok(aside)
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("of no words").to_owned()
-}
-
-/// Why a database did not open.
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Sled(sled::Error),
-    #[error("panic in sled: {0}")]
-    Panic(String),
-}
-
-impl OpenError {
-    /// Whether another process has the database open. sled says so in words alone.
-    fn is_lock(&self) -> bool {
-        matches!(self, Self::Sled(sled::Error::Io(cause)) if cause.to_string().contains("could not acquire lock"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::identity::tests::entry;
     use prometheus_client::registry::Registry;
+    use std::fs;
+
+    /// What the name of a database set aside begins with.
+    const SET_ASIDE: &str = "sled.broken-";
 
     fn telemetry() -> Telemetry {
         Telemetry::register(&mut Registry::default())

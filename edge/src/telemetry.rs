@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
 
 use crate::sessions::record::unix_seconds;
+use crate::sessions::store::StoreTelemetry;
 use crate::sessions::ticket_keys::Generation;
 use crate::sessions::{By, Miss};
 
@@ -59,6 +60,8 @@ pub struct Telemetry {
     /// Randoms leased beforehand, for RSA key transport.
     pub leases: LeaseTelemetry,
     recoveries: Family<OutcomeLabels, Counter>,
+    /// Stores of sessions with ids.
+    pub stores: StoreTelemetry,
     reloads: Family<OutcomeLabels, Counter>,
     resumed: Family<ByLabels, Counter>,
     sessions_kept: Family<ByLabels, Counter>,
@@ -201,7 +204,7 @@ impl Telemetry {
     /// Metrics at nothing, registered under `keystead_edge_`.
     pub fn register(registry: &mut Registry) -> Self {
         let registry = registry.sub_registry_with_prefix("keystead_edge");
-        let telemetry = Self::new();
+        let telemetry = Self::new(registry);
         let Self {
             connections,
             accepted,
@@ -225,6 +228,7 @@ impl Telemetry {
             identity_omissions,
             leases,
             recoveries,
+            stores: _,
             reloads,
             resumed,
             sessions_kept,
@@ -297,8 +301,10 @@ impl Telemetry {
         telemetry
     }
 
-    fn new() -> Self {
+    fn new(registry: &mut Registry) -> Self {
+        let state_rebuilt = Counter::default();
         Self {
+            stores: StoreTelemetry::register(registry, state_rebuilt.clone()),
             connections: Gauge::default(),
             accepted: Counter::default(),
             accept_errors: Counter::default(),
@@ -316,7 +322,7 @@ impl Telemetry {
             key_server_connections: Gauge::default(),
             identities: Gauge::default(),
             hosts_without_identity: Gauge::default(),
-            state_rebuilt: Counter::default(),
+            state_rebuilt,
             revocation_list_failures: Counter::default(),
             identity_omissions: Family::default(),
             leases: LeaseTelemetry::default(),

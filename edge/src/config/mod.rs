@@ -16,7 +16,7 @@ use keystead_program::observe::MetricsConfig;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
-use crate::sessions::SessionConfig;
+use crate::sessions::{SessionConfig, SessionTable};
 
 pub use virtual_host::{FileIdentity, HostConfig};
 
@@ -63,7 +63,7 @@ struct ConfigFile {
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
-    sessions: SessionConfig,
+    sessions: SessionTable,
     key_server: KeyServerConfig,
     #[serde(default)]
     virtual_host: Vec<virtual_host::HostFile>,
@@ -162,7 +162,7 @@ impl ConfigFile {
     fn check(self, directory: &Path) -> Result<Config, ConfigError> {
         self.log.check().map_err(|cause| ConfigError::at("[log]", cause))?;
         self.limits.check().map_err(|problem| ConfigError::at("[limits]", problem))?;
-        self.sessions.check().map_err(|problem| ConfigError::at("[sessions]", problem))?;
+        let sessions = self.sessions.check(directory).map_err(|problem| ConfigError::at("[sessions]", problem))?;
         self.key_server.check().map_err(|problem| ConfigError::at("[key_server]", problem))?;
         check_listeners(&self.listener).map_err(|problem| ConfigError::at("[[listener]]", problem))?;
         Ok(Config {
@@ -174,7 +174,7 @@ impl ConfigFile {
             directory: directory.to_owned(),
             listeners: self.listener,
             limits: self.limits,
-            sessions: self.sessions,
+            sessions,
             key_server: self.key_server,
             hosts: virtual_host::check(self.virtual_host, directory)?,
         })

@@ -4,12 +4,15 @@ use keystead_tls::session::Difference;
 use strum::IntoStaticStr;
 
 use super::seal::Unopened;
+use super::store;
 
 /// Why a session was not gone on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Miss {
     /// It could not be had, or may not be.
     Own(NoSession),
+    /// No store gives it.
+    Store(store::Miss),
     /// It does not fit what the client offers, or the host as it is.
     Differs(Difference),
 }
@@ -41,6 +44,7 @@ impl Miss {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Own(cause) => cause.into(),
+            Self::Store(cause) => cause.reason(),
             Self::Differs(difference) => difference.reason(),
         }
     }
@@ -58,6 +62,12 @@ impl From<Unopened> for Miss {
 impl From<NoSession> for Miss {
     fn from(cause: NoSession) -> Self {
         Self::Own(cause)
+    }
+}
+
+impl From<store::Miss> for Miss {
+    fn from(cause: store::Miss) -> Self {
+        Self::Store(cause)
     }
 }
 

@@ -5,11 +5,15 @@ pub mod ended;
 pub mod miss;
 pub mod record;
 pub mod seal;
+pub mod store;
 pub mod ticket_keys;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context;
+use bytes::Bytes;
 use keystead_tls::handshake::{Keeping, KeptBy};
 use keystead_tls::message::new_session_ticket::NewSessionTicket;
 use keystead_tls::{Session, SessionId};
@@ -21,6 +25,7 @@ use self::ended::Ended;
 pub use self::miss::{Miss, NoSession};
 use self::record::{Head, Record, Serial, unix_seconds};
 use self::seal::Purpose;
+use self::store::{LocalConfig, LocalStore, SharedConfig, SharedFile, SharedStore};
 pub use self::ticket_keys::TicketKeys;
 use crate::config::check_duration;
 use crate::telemetry::Telemetry;
@@ -29,37 +34,69 @@ use crate::virtual_host::VirtualHost;
 /// The `[sessions]` table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct SessionConfig {
+pub struct SessionTable {
     /// Whether clients get tickets.
     pub tickets: bool,
+    /// Whether clients without tickets get ids.
+    pub ids: bool,
     /// From a full handshake on, how long its session may be gone on from.
     #[serde(with = "humantime_serde")]
     pub lifetime: Duration,
+    /// The store on this machine, of sessions with ids.
+    pub local: LocalConfig,
+    /// A store that the edges of a fleet share, for the same.
+    pub shared: Option<SharedFile>,
 }
 
-impl Default for SessionConfig {
+/// A checked `[sessions]` table.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// As TOML has it.
+    pub table: SessionTable,
+    /// The shared store, with what its files hold.
+    pub shared: Option<SharedConfig>,
+}
+
+impl Default for SessionTable {
     fn default() -> Self {
-        Self { tickets: true, lifetime: Duration::from_secs(24 * 3600) }
+        let lifetime = Duration::from_secs(24 * 3600);
+        Self { tickets: true, ids: true, lifetime, local: LocalConfig::default(), shared: None }
     }
 }
 
-impl SessionConfig {
-    /// Whether the values can stand.
+impl SessionTable {
+    /// Reads the files that the table names; relative paths start at `directory`.
     ///
     /// # Errors
     /// What is wrong, and what to do about it.
-    pub fn check(&self) -> Result<(), String> {
-        check_duration("lifetime", self.lifetime)
+    pub fn check(self, directory: &Path) -> Result<SessionConfig, String> {
+        check_duration("lifetime", self.lifetime)?;
+        self.local.check().map_err(|problem| format!("local: {problem}"))?;
+        if self.shared.is_some() && !self.ids {
+            return Err("shared is a store of sessions with ids, and ids is false".to_owned());
+        }
+        let shared = self.shared.clone().map(|file| file.check(directory)).transpose();
+        Ok(SessionConfig { shared: shared.map_err(|problem| format!("shared: {problem}"))?, table: self })
     }
 }
 
 /// The sessions of all virtual hosts.
 #[derive(Debug)]
 pub struct Sessions {
-    config: SessionConfig,
+    tickets: bool,
+    lifetime: Duration,
+    /// Of sessions with ids; `None` where there are none.
+    stores: Option<Stores>,
     ticket_keys: Arc<TicketKeys>,
     ended: Ended,
     telemetry: Arc<Telemetry>,
+}
+
+/// Where sessions with ids are.
+#[derive(Debug)]
+struct Stores {
+    local: LocalStore,
+    shared: Option<SharedStore>,
 }
 
 /// By what a client came back.
@@ -68,6 +105,10 @@ pub struct Sessions {
 pub enum By {
     /// A ticket.
     Ticket,
+    /// An id, which this edge knew.
+    Id,
+    /// An id, which the shared store knew.
+    Shared,
 }
 
 /// A session that a client may go on from, as far as anybody but the engine knows.
@@ -91,23 +132,51 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
     serial: Serial,
+    session_id: Option<SessionId>,
 }
 
-/// Most bytes of a sealed session. A client sends a ticket with each ClientHello, and a store has millions.
-const LARGEST: usize = 16 << 10;
 /// A ticket that the client may keep for less is not worth its bytes.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 impl Sessions {
-    /// Without any session, and under `ticket_keys`.
-    pub fn new(config: SessionConfig, ticket_keys: Arc<TicketKeys>, telemetry: Arc<Telemetry>) -> Self {
-        Self { config, ticket_keys, ended: Ended::default(), telemetry }
+    /// With the stores that `config` asks for, the local one below `state_directory`.
+    ///
+    /// # Errors
+    /// That a store cannot be started.
+    pub fn start(
+        config: SessionConfig,
+        state_directory: &Path,
+        ticket_keys: Arc<TicketKeys>,
+        telemetry: Arc<Telemetry>,
+    ) -> anyhow::Result<Self> {
+        let SessionConfig { table, shared } = config;
+        let stores = match table.ids {
+            true => {
+                let local = LocalStore::start(state_directory, table.local, telemetry.stores.clone())
+                    .context("start the store of sessions")?;
+                let shared = shared.map(|shared| SharedStore::start(&shared, telemetry.stores.clone())).transpose();
+                Some(Stores { local, shared: shared.context("[sessions.shared]")? })
+            }
+            false => None,
+        };
+        let (tickets, lifetime) = (table.tickets, table.lifetime);
+        Ok(Self { tickets, lifetime, stores, ticket_keys, ended: Ended::default(), telemetry })
+    }
+
+    /// Writes what waits to be written, in at most that time. Blocks.
+    pub fn close(self, within: Duration) {
+        if self.stores.is_some_and(|stores| !stores.local.close(within)) {
+            tracing::warn!(?within, "sessions were left unwritten");
+        }
     }
 
     /// How the session of a handshake that begins at this moment can be kept.
     pub fn keeping(&self) -> Keeping {
-        let seals = self.ticket_keys.load().sealing(Instant::now()).is_some();
-        Keeping { tickets: seals && self.config.tickets, session_id: None }
+        if self.ticket_keys.load().sealing(Instant::now()).is_none() {
+            return Keeping::default();
+        }
+        let fresh_id = |stores: &Stores| SessionId(stores.local.fresh_id(&mut rand::rng()));
+        Keeping { tickets: self.tickets, session_id: self.stores.as_ref().map(fresh_id) }
     }
 
     /// The session of a ticket.
@@ -115,7 +184,7 @@ impl Sessions {
     /// # Errors
     /// [`Miss`].
     pub fn of_ticket(&self, host: &VirtualHost, ticket: &[u8]) -> Result<Found, Miss> {
-        if !self.config.tickets {
+        if !self.tickets {
             return Err(NoSession::Off.into());
         }
         self.open(host, None, ticket, By::Ticket)
@@ -125,8 +194,21 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Miss`].
-    pub async fn of_id(&self, _host: &VirtualHost, _session_id: SessionId) -> Result<Found, Miss> {
-        Err(NoSession::Off.into())
+    pub async fn of_id(&self, host: &VirtualHost, session_id: SessionId) -> Result<Found, Miss> {
+        let Stores { local, shared } = self.stores.as_ref().ok_or(NoSession::Off)?;
+        let SessionId(id) = &session_id;
+        // Clients of TLS 1.3 make ids up (RFC 8446 §4.1.2), which no store need be asked for.
+        if !store::is_of_an_edge(id, self.lifetime) {
+            return Err(NoSession::ForeignId.into());
+        }
+        let missed = match local.find(id).await {
+            Ok(sealed) => return self.open(host, Some(session_id), &sealed, By::Id),
+            Err(store::Miss::Ended) => return Err(NoSession::Ended.into()),
+            Err(missed) => missed,
+        };
+        let Some(shared) = shared else { return Err(missed.into()) };
+        let sealed = shared.find(id).await?;
+        self.open(host, Some(session_id), &sealed, By::Shared)
     }
 
     fn open(&self, host: &VirtualHost, session_id: Option<SessionId>, sealed: &[u8], by: By) -> Result<Found, Miss> {
@@ -135,7 +217,7 @@ impl Sessions {
         let (bytes, generation) = seal::open(&generations, purpose, sealed, Instant::now())?;
         let record = Record::read(&bytes).ok_or(NoSession::Unreadable)?;
         let head = &record.head;
-        if head.age(SystemTime::now()) >= self.config.lifetime {
+        if head.age(SystemTime::now()) >= self.lifetime {
             return Err(NoSession::TooOld.into());
         }
         if self.ended.contains(&head.serial) {
@@ -150,11 +232,26 @@ impl Sessions {
     /// Keeps the session of a full handshake, and gives the ticket for it where that is how.
     pub fn keep(&self, host: &VirtualHost, kept_by: KeptBy, session: &Session) -> (Kept, Option<NewSessionTicket>) {
         let head = Head { began: unix_seconds(SystemTime::now()), serial: rand::random(), policy: host.policy };
-        let ticket = match kept_by {
-            KeptBy::Ticket => self.ticket(host, &head, session),
-            KeptBy::Id(_) => None,
+        match kept_by {
+            KeptBy::Ticket => (Kept { serial: head.serial, session_id: None }, self.ticket(host, &head, session)),
+            KeptBy::Id(id) => {
+                self.store(host, id, &head, session);
+                (Kept { serial: head.serial, session_id: Some(id) }, None)
+            }
+        }
+    }
+
+    fn store(&self, host: &VirtualHost, session_id: SessionId, head: &Head, session: &Session) {
+        let purpose = Purpose { host: &host.name, session_id: Some(session_id) };
+        let Some((stores, (sealed, lives))) = self.stores.as_ref().zip(self.seal(purpose, head, session)) else {
+            return;
         };
-        (Kept { serial: head.serial }, ticket)
+        let (SessionId(id), sealed) = (session_id, Bytes::from(sealed));
+        if let Some(shared) = &stores.shared {
+            shared.keep(&id, sealed.clone(), lives);
+        }
+        stores.local.keep(id, sealed, lives);
+        self.telemetry.session_kept(By::Id);
     }
 
     /// A ticket in place of one that an older generation sealed.
@@ -169,10 +266,10 @@ impl Sessions {
         (sealing > origin.generation).then(|| self.ticket(host, head, session)).flatten()
     }
 
-    /// A client goes on from a session.
-    pub fn resumed(&self, head: &Head, origin: Origin) -> Kept {
+    /// A client goes on from a session, which it offered by this id, if by an id.
+    pub fn resumed(&self, head: &Head, origin: Origin, session_id: Option<SessionId>) -> Kept {
         self.telemetry.resumed(origin.by);
-        Kept { serial: head.serial }
+        Kept { serial: head.serial, session_id }
     }
 
     /// A client that offered a session has a full handshake.
@@ -193,13 +290,13 @@ impl Sessions {
         let now = Instant::now();
         let generations = self.ticket_keys.load();
         let generation = generations.sealing(now)?;
-        let left = self.config.lifetime.saturating_sub(head.age(SystemTime::now()));
+        let left = self.lifetime.saturating_sub(head.age(SystemTime::now()));
         let lives = generation.opens_for(now).min(left);
         if lives < SHORTEST {
             return None;
         }
         let sealed = seal::seal(generation, purpose, &head.with(session), &mut rand::rng())?;
-        if sealed.len() > LARGEST {
+        if sealed.len() > store::LONGEST_VALUE {
             self.telemetry.sessions_too_large.inc();
             return None;
         }
@@ -208,6 +305,12 @@ impl Sessions {
 
     /// A fatal alert ended one of the session's connections: nobody goes on from it (RFC 5246 §7.2.2).
     pub fn end(&self, kept: &Kept) {
-        self.ended.insert(kept.serial, self.config.lifetime, SystemTime::now());
+        self.ended.insert(kept.serial, self.lifetime, SystemTime::now());
+        if let Some((Stores { local, shared }, SessionId(id))) = self.stores.as_ref().zip(kept.session_id) {
+            local.forget(&id);
+            if let Some(shared) = shared {
+                shared.forget(&id);
+            }
+        }
     }
 }

@@ -150,7 +150,9 @@ impl Stack {
         let mut lists = JoinSet::new();
         lists.spawn(client_auth::keep_fresh(move || verifiers.clone(), Duration::from_millis(20), telemetry.clone()));
         let (provider, verifications) = (config.crypto.provider(), Verifications::default());
-        let sessions = Sessions::new(config.sessions, directory.ticket_keys().clone(), telemetry.clone());
+        let ticket_keys = directory.ticket_keys().clone();
+        let sessions =
+            Sessions::start(config.sessions, &config.state_directory, ticket_keys, telemetry.clone()).unwrap();
         let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
         let places = Arc::new(Semaphore::new(config.limits.max_connections));
         let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });

@@ -261,6 +261,11 @@ impl Handshake<ReadyToResume> {
         &self.state.0.session
     }
 
+    /// The id by which the client offered it; `None` for a ticket.
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.state.0.offered.session_id()
+    }
+
     /// Sends ServerHello to Finished, with a ticket in place of the client's if there is one and the client takes it.
     /// ServerHello.random is drawn from `rng`.
     ///
