@@ -20,6 +20,7 @@ use keystead_program::observe::Readiness;
 use keystead_tls::KeyId;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -232,6 +233,13 @@ impl Stack {
     /// What a client keeps over its connections, its sessions among it.
     pub(crate) fn returning_client(&self, certificate: Option<&ClientCertificate>) -> Arc<ClientConfig> {
         Arc::new(client_config(self.roots.clone(), certificate))
+    }
+
+    /// The same, of a client that knows no tickets.
+    pub(crate) fn returning_client_without_tickets(&self) -> Arc<ClientConfig> {
+        let mut config = client_config(self.roots.clone(), None);
+        config.resumption = Resumption::in_memory_sessions(8).tls12_resumption(Tls12Resumption::SessionIdOnly);
+        Arc::new(config)
     }
 
     pub(crate) async fn try_connect_with(
