@@ -6,6 +6,8 @@ pub mod client;
 pub mod conversation;
 #[path = "../../src/server.rs"]
 pub mod server;
+#[path = "../../src/sessions.rs"]
+pub mod sessions;
 #[path = "../../src/signer.rs"]
 pub mod signer;
 
