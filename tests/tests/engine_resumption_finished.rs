@@ -13,7 +13,7 @@ use keystead_tests::server::{Server, host};
 use keystead_tests::sessions::Sessions;
 use keystead_tests::signer::{SERVER_NAME, signers};
 use keystead_tls::crypto::{FAST, PORTABLE};
-use keystead_tls::{Alert, AlertDescription, ContentType, HandshakeType, PeerMisbehaved};
+use keystead_tls::{Alert, AlertDescription, ContentType, HandshakeType, InvalidMessage, PeerMisbehaved};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rustls::client::{Resumption, Tls12Resumption};
@@ -127,6 +127,18 @@ fn a_recorded_second_flight_is_of_no_use_again() {
         second.feed(&hello).unwrap();
         assert_eq!(second.feed(&flight), Err(PeerMisbehaved::BadRecordMac.into()));
         assert_eq!(second.take_received(), b"");
+    }
+}
+
+#[test]
+fn the_version_of_records_is_that_of_the_servers_hello() {
+    for minor in [1, 2, 4] {
+        let (mut client, mut server) = pair(By::Id);
+        greet(&mut client, &mut server);
+        let mut record = client.change_cipher_spec();
+        record[2] = minor;
+        assert_eq!(server.feed(&record), Err(InvalidMessage::WrongRecordVersion.into()), "{minor}");
+        assert_eq!(client.read(&server.take_output())[0].payload, [2, 70]);
     }
 }
 

@@ -8,6 +8,8 @@ pub mod conversation;
 pub mod key_transport;
 #[path = "../../src/server.rs"]
 pub mod server;
+#[path = "../../src/sessions.rs"]
+pub mod sessions;
 #[path = "../../src/signer.rs"]
 pub mod signer;
 

@@ -96,6 +96,15 @@ pub enum Step {
 ///     let _ = paused.resume(two, &mut Vec::new());
 /// }
 /// ```
+///
+/// No session is gone on from that has not been found to fit:
+///
+/// ```compile_fail,E0599
+/// # use keystead_tls::handshake::{FindSession, Handshake};
+/// fn resume_unchecked(paused: Handshake<FindSession>, rng: &mut dyn rand_core::CryptoRng) {
+///     let _ = paused.resume(None, rng, &mut Vec::new());
+/// }
+/// ```
 pub struct Handshake<S> {
     wire: Box<Wire>,
     state: S,
