@@ -16,6 +16,7 @@ peers=(
     "python3 python3"
     "ss iproute2"
     "ps procps"
+    "unshare util-linux"
 )
 
 missing_peers() {

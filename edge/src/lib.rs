@@ -21,6 +21,7 @@ pub mod proxy_protocol;
 pub mod relay;
 pub mod serve;
 pub mod server_name;
+pub mod sessions;
 pub mod socket;
 pub mod state;
 pub mod telemetry;

@@ -1,0 +1,3 @@
+//! Sessions that clients may resume.
+
+pub mod store;
