@@ -17,6 +17,8 @@ peers=(
     "ss iproute2"
     "ps procps"
     "unshare util-linux"
+    "redis-server redis-server"
+    "redis-cli redis-tools"
 )
 
 missing_peers() {

@@ -1,5 +1,5 @@
 //! Where sealed sessions lie, by their session id: on this machine ([`LocalStore`]), and in a database that the edges of
-//! a fleet share.
+//! a fleet share ([`SharedStore`]).
 //!
 //! A store is a cache. It is asked with a bound in time, is never waited for when it is written to, and losing it costs
 //! full handshakes and nothing else. It holds sealed bytes under digests of session ids: whoever gets hold of it has
@@ -8,6 +8,7 @@
 mod config;
 mod local;
 mod miss;
+mod shared;
 mod telemetry;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,9 @@ use sha2::{Digest, Sha256};
 pub use config::LocalConfig;
 pub use local::LocalStore;
 pub use miss::Miss;
+pub use shared::{
+    InvalidServers, OwnCertificate, Secret, SharedConfig, SharedFile, SharedKind, SharedStore, SharedTls,
+};
 pub use telemetry::StoreTelemetry;
 
 /// A session id (RFC 5246 §7.4.1.3) of the length that this edge gives its own.
