@@ -137,7 +137,10 @@ impl Handshakes {
             }
         }
         driver.kept = Some(self.sessions.resumed(&head, origin, handshake.session_id()));
-        let renewed = self.sessions.renew(host, &head, handshake.session(), origin);
+        let renewed = match handshake.takes_tickets() {
+            true => self.sessions.renew(host, &head, handshake.session(), origin),
+            false => None,
+        };
         handshake.resume(renewed, &mut rand::rng(), &mut driver.out)
     }
 

@@ -94,7 +94,7 @@ pub enum Difference {
     OtherServerName,
     /// The client does not offer the session's suite (RFC 5246 §7.4.1.2), or the host does not allow it.
     OtherSuite,
-    /// The host has no certificate for the session's key at this moment.
+    /// The host has no certificate for the session's key at this moment, or none for such use.
     KeyGone,
     /// The host requires a certificate that the session has not, or wants none where it has one.
     OtherClientAuth,

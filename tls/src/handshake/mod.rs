@@ -270,6 +270,11 @@ impl Handshake<ReadyToResume> {
         &self.state.0.session
     }
 
+    /// Whether the client knows what to do with a ticket.
+    pub fn takes_tickets(&self) -> bool {
+        self.state.0.offered.received.takes_tickets()
+    }
+
     /// The id by which the client offered it; `None` for a ticket.
     pub fn session_id(&self) -> Option<SessionId> {
         self.state.0.offered.session_id()

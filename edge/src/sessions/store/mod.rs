@@ -15,10 +15,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-pub use config::{LocalConfig, OwnCertificate, Secret, SharedConfig, SharedFile, SharedKind, SharedTls};
+pub use config::LocalConfig;
 pub use local::LocalStore;
 pub use miss::Miss;
-pub use shared::{InvalidServers, SharedStore};
+pub use shared::{
+    InvalidServers, OwnCertificate, Secret, SharedConfig, SharedFile, SharedKind, SharedStore, SharedTls,
+};
 pub use telemetry::StoreTelemetry;
 
 /// A session id (RFC 5246 §7.4.1.3) of the length that this edge gives its own.

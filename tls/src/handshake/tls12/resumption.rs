@@ -29,6 +29,7 @@ use crate::handshake::negotiate::choose_alpn;
 use crate::handshake::transcript::Transcript;
 use crate::handshake::wire::Wire;
 use crate::handshake::{ClientAuth, HostParameters};
+use crate::identity::Identity;
 use crate::message::finished;
 use crate::message::new_session_ticket::NewSessionTicket;
 use crate::message::server_hello::{ServerExtensions, ServerHello};
@@ -36,7 +37,7 @@ use crate::record::MAX_PLAINTEXT;
 use crate::record::protect::{Protection, ProtectionPair};
 use crate::secret::MasterSecret;
 use crate::session::{Difference, Session, SessionId};
-use crate::suite::Suite;
+use crate::suite::{KeyExchange, Suite};
 
 /// The client has sent a ticket, or the id of a session.
 pub(crate) struct SessionOffered {
@@ -71,7 +72,11 @@ impl SessionOffered {
         let suite = Suite::find(session.suite)
             .filter(|suite| hello.offers(suite.code_point) && host.suites.contains(&suite.code_point));
         let Some(suite) = suite else { return Ok(Err(Difference::OtherSuite)) };
-        if !host.identities.iter().any(|identity| identity.public_key().key_id() == session.key_id) {
+        let serves = |identity: &Arc<Identity>| {
+            let may = suite.key_exchange != KeyExchange::Rsa || identity.allows_key_transport();
+            may && identity.public_key().key_id() == session.key_id
+        };
+        if !host.identities.iter().any(serves) {
             return Ok(Err(Difference::KeyGone));
         }
         if !host.client_auth.takes(session) {

@@ -124,20 +124,25 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn put(&mut self, place: &Place, session: &Session, batch: &mut sled::Batch) {
+    fn put(&mut self, place: &Place, session: &Session) -> sled::Result<()> {
         let stored = session.encode();
         self.expires = self.expires.max(session.expires);
         self.size.add(Size::of(&place.key, &stored));
-        batch.insert(&place.key, stored);
+        let before = self.tree.insert(place.key, stored)?;
+        self.forget(place, before);
+        Ok(())
     }
 
-    fn remove(&mut self, place: &Place, batch: &mut sled::Batch) -> sled::Result<()> {
-        if let Some(stored) = self.tree.get(place.key)? {
+    fn remove(&mut self, place: &Place) -> sled::Result<()> {
+        let before = self.tree.remove(place.key)?;
+        self.forget(place, before);
+        Ok(())
+    }
+
+    fn forget(&mut self, place: &Place, before: Option<sled::IVec>) {
+        if let Some(stored) = before {
             self.size.subtract(Size::of(&place.key, &stored));
         }
-        // Also when it is not there: it may be in this very batch.
-        batch.remove(&place.key);
-        Ok(())
     }
 }
 
@@ -209,22 +214,19 @@ impl Disk {
 
     /// Writes all of it, and makes room.
     pub(super) fn write(&mut self, entries: &[Entry], now: u64) -> sled::Result<Written> {
-        let mut batches = BTreeMap::<u32, sled::Batch>::new();
         let mut written = Written::default();
+        // One by one: a batch takes a lock of sled's that all databases of the process share, and another database that
+        // failed may hold it forever. Batches are no faster.
         for Entry { place, session } in entries {
             if place.bucket != self.current && !self.buckets.contains_key(&place.bucket) {
                 written.bucket_gone += u64::from(session.is_some());
                 continue;
             }
             let bucket = self.bucket(place.bucket, now)?;
-            let batch = batches.entry(place.bucket).or_default();
             match session {
-                Some(session) => bucket.put(place, session, batch),
-                None => bucket.remove(place, batch)?,
+                Some(session) => bucket.put(place, session)?,
+                None => bucket.remove(place)?,
             }
-        }
-        for (number, batch) in batches {
-            self.bucket(number, now)?.tree.apply_batch(batch)?;
         }
         self.advance(now);
         written.evicted = self.make_room(now)?;

@@ -27,6 +27,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const GOOD: Duration = Duration::from_secs(60);
 /// How long a database that failed has to let go of its files.
 const LET_GO: Duration = Duration::from_secs(2);
+/// Databases that may be left behind because sled never came back from closing them. Each keeps a thread and some
+/// memory.
+const MOST_STUCK: u32 = 8;
 
 /// A question to the thread.
 #[derive(Debug)]
@@ -114,6 +117,8 @@ struct Retry {
     at: Instant,
     /// The pause after the next failure; longer than the shortest one while failures are of one spell.
     pause: Duration,
+    /// Databases left behind.
+    stuck: u32,
     /// Why it is to be begun anew.
     broken: Option<String>,
 }
@@ -161,7 +166,7 @@ impl Keeper {
         notices: Arc<Notices>,
         telemetry: StoreTelemetry,
     ) -> Self {
-        let retry = Retry { at: Instant::now(), pause: SHORTEST_PAUSE, broken: None };
+        let retry = Retry { at: Instant::now(), pause: SHORTEST_PAUSE, stuck: 0, broken: None };
         Self { place, config, questions, notices, telemetry, working: None, retry }
     }
 
@@ -176,7 +181,7 @@ impl Keeper {
                 }
                 None => {
                     self.turn_away(turn);
-                    if Instant::now() >= self.retry.at {
+                    if self.retry.stuck < MOST_STUCK && Instant::now() >= self.retry.at {
                         self.open();
                     }
                 }
@@ -262,6 +267,10 @@ impl Keeper {
     fn fail(&mut self, failure: Failure) {
         self.notices.stands(Standing::Unavailable);
         let let_go = self.working.take().is_none_or(|working| let_go(working.disk));
+        if !let_go {
+            self.retry.stuck += 1;
+            tracing::warn!(stuck = self.retry.stuck, most = MOST_STUCK, "sled does not close a database that failed");
+        }
         let pause = self.retry.pause;
         let is_first = pause == SHORTEST_PAUSE;
         let cause = match failure {

@@ -34,9 +34,10 @@ const CACHE: u64 = 16 << 20;
 const FLUSH: Duration = Duration::from_secs(1);
 /// Lookups that may wait for the thread.
 const MOST_LOOKUPS: usize = 1024;
-/// Sessions that may wait to be written, and their bytes.
-const MOST_WRITES: usize = 8192;
-const MOST_QUEUED_BYTES: u64 = 16 << 20;
+/// Sessions that may wait to be written, and their bytes. All of them may have the number of one bucket, which is to
+/// hold them: `LocalConfig::check` knows.
+const MOST_WRITES: usize = 4096;
+const MOST_QUEUED_BYTES: u64 = 4 << 20;
 
 /// The store on this machine. When it is dropped, what waits is still written.
 #[derive(Debug)]

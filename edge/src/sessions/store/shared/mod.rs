@@ -5,6 +5,7 @@
 //! no handshake loses time until a probe is answered.
 
 mod breaker;
+mod config;
 mod link;
 mod servers;
 
@@ -18,10 +19,11 @@ use redis::Cmd;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use self::config::{OwnCertificate, Secret, SharedConfig, SharedFile, SharedKind, SharedTls};
 use self::link::{Link, NoAnswer};
 use self::servers::Servers;
 use super::telemetry::{Dropped, Store};
-use super::{LONGEST_VALUE, Miss, SessionId, SharedConfig, StoreTelemetry, digest};
+use super::{LONGEST_VALUE, Miss, SessionId, StoreTelemetry, digest};
 
 /// Sessions that may wait to be written, and those that are written at one time.
 const MOST_WRITES: usize = 4096;

@@ -11,7 +11,7 @@ use redis::{
     RedisResult, TlsCertificates, TlsMode,
 };
 
-use super::super::{SharedConfig, SharedKind};
+use super::config::{SharedConfig, SharedKind};
 
 /// For connecting, greeting and logging in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,9 +20,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where connections come from.
 pub(super) enum Servers {
-    Single(Client),
+    Single(Box<Client>),
     Sentinel(Box<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 /// A connection that many can use at one time.
@@ -78,10 +78,11 @@ fn single(config: &SharedConfig) -> RedisResult<Servers> {
         settings = settings.set_password(password.expose());
     }
     let address = address.into_connection_info()?.set_redis_settings(settings);
-    Ok(Servers::Single(match certificates(config) {
+    let client = match certificates(config) {
         Some(certificates) => Client::build_with_tls(address, certificates)?,
         None => Client::open(address)?,
-    }))
+    };
+    Ok(Servers::Single(Box::new(client)))
 }
 
 fn sentinel(config: &SharedConfig, master_name: &str) -> RedisResult<Servers> {
@@ -124,7 +125,7 @@ fn cluster(config: &SharedConfig) -> RedisResult<Servers> {
     if let Some(certificates) = certificates(config) {
         builder = builder.tls(TlsMode::Secure).certs(certificates);
     }
-    Ok(Servers::Cluster(builder.build()?))
+    Ok(Servers::Cluster(Box::new(builder.build()?)))
 }
 
 fn addresses(config: &SharedConfig) -> Vec<ConnectionAddr> {

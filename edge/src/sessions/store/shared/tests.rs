@@ -4,7 +4,6 @@ mod server;
 
 use self::breaker::State;
 use self::server::{Server, certificates, is_missing};
-use super::super::{SharedKind, SharedTls};
 use super::*;
 use keystead_program::channel::HostPort;
 
@@ -193,7 +192,7 @@ async fn a_password_and_tls_are_used() {
     ]);
     let read = |name: &str| std::fs::read(files.path().join(name)).unwrap();
     let tls = |roots| Some(SharedTls { trust_roots: read(roots), own: None });
-    let password = |text: &str| Some(super::super::Secret::new(text.to_owned()));
+    let password = |text: &str| Some(Secret::new(text.to_owned()));
     let plain = config(SharedKind::Single, &[server.port()]);
     let good = SharedConfig { tls: tls("ca.pem"), password: password("letmein"), ..plain.clone() };
     keeps(&start(&good), &id(1)).await;

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 use super::*;
 
 const NOW: u64 = 1_000_000;
@@ -53,7 +53,7 @@ fn what_is_written_is_found_until_it_expires() {
 }
 
 #[test]
-fn what_is_removed_is_gone_also_within_one_batch() {
+fn what_is_removed_is_gone_also_within_one_write() {
     let mut disk = load(&database(), NOW);
     let [first, second] = [1, 2].map(|number| place(disk.current(), number));
     let put = |place| Entry { place, session: Some(session(NOW + HOUR)) };

@@ -11,7 +11,7 @@ const ROUNDS: u64 = 4;
 const MEMORY: u64 = 16 << 20;
 
 fn sessions() -> u64 {
-    std::env::var(SESSIONS).map_or(40_000, |sessions| sessions.parse().unwrap())
+    std::env::var(SESSIONS).map_or(1 << 18, |sessions| sessions.parse().unwrap())
 }
 
 fn config() -> LocalConfig {
@@ -67,6 +67,7 @@ fn keeps_many_sessions() {
     let dropped =
         telemetry.drops(Store::Local, Dropped::QueueFull) + telemetry.drops(Store::Local, Dropped::BucketGone);
     assert_eq!(dropped, 0, "{report}");
+    assert!(entries >= i64::try_from(config().max_entries / 2).unwrap(), "{report}");
     assert!(entries <= i64::try_from(config().max_entries).unwrap(), "{report}");
     // sled's segments and snapshot beside the sessions.
     assert!(most_on_disk < 4 * live + (32 << 20), "{report}");

@@ -43,7 +43,7 @@ impl Server {
     fn start_in(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
         let port = free_port();
         let mut all: Vec<String> = Vec::new();
-        if !arguments.iter().any(|argument| *argument == "--sentinel") {
+        if !arguments.contains(&"--sentinel") {
             all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
         }
         if !arguments.contains(&"--port") {
