@@ -1,6 +1,7 @@
 //! What the tests share, a part each.
 
 pub mod backend;
+pub mod balancer;
 pub mod certificate_status;
 pub mod client;
 pub mod client_authority;
@@ -8,6 +9,7 @@ pub mod conversation;
 pub mod hostile_key_server;
 pub mod key_transport;
 pub mod memory;
+pub mod returning;
 pub mod rustls_client;
 pub mod server;
 pub mod sessions;
