@@ -9,6 +9,7 @@ pub mod conversation;
 pub mod hostile_key_server;
 pub mod key_transport;
 pub mod memory;
+pub mod python_client;
 pub mod returning;
 pub mod rustls_client;
 pub mod server;

@@ -217,7 +217,7 @@ const HANDSHAKE: u8 = ContentType::HANDSHAKE.0;
 fn read_flight(stream: &mut TcpStream) -> Vec<u8> {
     match read_answer(stream) {
         Answer::Flight(records) => records,
-        answer => panic!("no flight: {answer:02x?}"),
+        answer @ (Answer::Resumption(_) | Answer::Alert(_)) => panic!("no flight: {answer:02x?}"),
     }
 }
 
