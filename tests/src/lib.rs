@@ -1,6 +1,7 @@
 //! What the tests share, a part each.
 
 pub mod backend;
+pub mod balancer;
 pub mod certificate_status;
 pub mod client;
 pub mod client_authority;
@@ -8,7 +9,9 @@ pub mod conversation;
 pub mod hostile_key_server;
 pub mod key_transport;
 pub mod memory;
+pub mod python_client;
 pub mod resumption;
+pub mod returning;
 pub mod rustls_client;
 pub mod server;
 pub mod sessions;

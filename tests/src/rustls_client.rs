@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
@@ -11,7 +11,7 @@ use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamO
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use crate::stack::{Edge, pki};
+use crate::stack::{self, Edge, pki};
 
 /// A connection of rustls.
 pub type Connection = StreamOwned<ClientConnection, TcpStream>;
@@ -54,9 +54,17 @@ pub fn connect(edge: &Edge, config: ClientConfig) -> std::io::Result<Connection>
 /// # Errors
 /// Those of rustls, as they come from a socket.
 pub fn connect_to(edge: &Edge, config: ClientConfig, name: &str) -> std::io::Result<Connection> {
+    connect_at(edge.address, config, name)
+}
+
+/// As [`connect_to`], for an edge that may be on its way.
+///
+/// # Errors
+/// Those of rustls and the socket.
+pub fn connect_at(address: SocketAddr, config: ClientConfig, name: &str) -> std::io::Result<Connection> {
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let mut tls = ClientConnection::new(Arc::new(config), name).expect("a configuration");
-    let mut socket = edge.connect();
+    let mut socket = stack::connect(address)?;
     while tls.is_handshaking() {
         tls.complete_io(&mut socket)?;
     }

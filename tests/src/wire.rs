@@ -1,12 +1,12 @@
 //! The scripted [`Client`] on a real connection, and reading what an edge sends byte by byte.
 
-#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use keystead_tls::message::client_hello::ClientHello;
-use keystead_tls::{AlertDescription, HandshakeType};
+use keystead_tls::{AlertDescription, ContentType, HandshakeType};
 
 use crate::client::{Client, Record, full_offer};
 use crate::stack::Edge;
@@ -86,12 +86,42 @@ impl Wire {
         self.read_finished();
     }
 
-    /// Reads the server's ChangeCipherSpec and Finished.
+    /// Completes the handshake, from the session that the client offers if the server goes on from it, and else in full;
+    /// says which.
+    ///
+    /// # Errors
+    /// The fatal alert that the server sends in its first flight's place.
+    ///
+    /// # Panics
+    /// When the handshake is not as it should be.
+    pub fn go_on(&mut self) -> Result<bool, AlertDescription> {
+        let hello = self.client.hello();
+        self.send(&hello);
+        match read_answer(&mut self.stream) {
+            Answer::Flight(flight) => {
+                self.client.read_flight(&flight);
+                let second_flight = self.client.second_flight();
+                self.send(&second_flight);
+                self.read_finished();
+                Ok(false)
+            }
+            Answer::Resumption(records) => {
+                let (_, behind) = self.client.read_resumption(&records);
+                assert!(behind.is_empty(), "{behind:?}");
+                let finished = [self.client.change_cipher_spec(), self.client.finished()].concat();
+                self.send(&finished);
+                Ok(true)
+            }
+            Answer::Alert(description) => Err(description),
+        }
+    }
+
+    /// Reads the server's ChangeCipherSpec and Finished, with NewSessionTicket in front if there is one.
     ///
     /// # Panics
     /// When they are not as they should be.
     pub fn read_finished(&mut self) {
-        let records = [read_record(&mut self.stream), read_record(&mut self.stream)].concat();
+        let records = read_to_finished(&mut self.stream);
         let behind = self.client.read_finished(&records);
         assert!(behind.is_empty(), "{behind:?}");
     }
@@ -152,16 +182,57 @@ pub fn read_record(stream: &mut TcpStream) -> Vec<u8> {
     [&header[..], &fragment].concat()
 }
 
-/// The records up to ServerHelloDone.
-fn read_flight(stream: &mut TcpStream) -> Vec<u8> {
+/// What comes upon ClientHello.
+#[derive(Debug)]
+enum Answer {
+    /// The records up to ServerHelloDone.
+    Flight(Vec<u8>),
+    /// The records of a handshake that goes on from a session, up to Finished.
+    Resumption(Vec<u8>),
+    /// A refusal.
+    Alert(AlertDescription),
+}
+
+fn read_answer(stream: &mut TcpStream) -> Answer {
     let (mut records, mut messages) = (Vec::new(), Vec::new());
-    while !is_flight(&messages) {
+    loop {
         let record = read_record(stream);
-        assert_eq!(record.first(), Some(&22), "{record:02x?}");
-        messages.extend_from_slice(record.get(5..).unwrap_or_default());
+        match record.as_slice() {
+            [CHANGE_CIPHER_SPEC, ..] => return Answer::Resumption([records, record, read_record(stream)].concat()),
+            [ALERT, _, _, _, _, _, description] => return Answer::Alert(AlertDescription(*description)),
+            [HANDSHAKE, _, _, _, _, fragment @ ..] => messages.extend_from_slice(fragment),
+            _ => panic!("no answer: {record:02x?}"),
+        }
         records.extend(record);
+        if is_flight(&messages) {
+            return Answer::Flight(records);
+        }
     }
-    records
+}
+
+const CHANGE_CIPHER_SPEC: u8 = ContentType::CHANGE_CIPHER_SPEC.0;
+const ALERT: u8 = ContentType::ALERT.0;
+const HANDSHAKE: u8 = ContentType::HANDSHAKE.0;
+
+fn read_flight(stream: &mut TcpStream) -> Vec<u8> {
+    match read_answer(stream) {
+        Answer::Flight(records) => records,
+        answer @ (Answer::Resumption(_) | Answer::Alert(_)) => panic!("no flight: {answer:02x?}"),
+    }
+}
+
+/// The records from NewSessionTicket, if there is one, to Finished.
+fn read_to_finished(stream: &mut TcpStream) -> Vec<u8> {
+    let mut records = Vec::new();
+    loop {
+        let record = read_record(stream);
+        let is_last = record.first() == Some(&CHANGE_CIPHER_SPEC);
+        records.extend(record);
+        if is_last {
+            records.extend(read_record(stream));
+            return records;
+        }
+    }
 }
 
 /// Whether whole messages, of which the last is ServerHelloDone, are all there is.

@@ -1,6 +1,7 @@
 //! The programs' configurations.
 
 use std::fmt::Write;
+use std::iter;
 use std::net::SocketAddr;
 
 use keystead_local::pki::{KEY_SERVER_NAME, edge_identity};
@@ -9,6 +10,9 @@ use super::Builder;
 
 /// Beside the key server's configuration.
 pub(super) const OCSP_FILE: &str = "ocsp.der";
+
+/// Beside the key server's configuration.
+pub(super) const TICKETS_FILE: &str = "tickets.toml";
 
 /// Beside each edge's configuration, where [`Builder::edge_file`] puts it.
 pub const CLIENT_AUTHORITIES: &str = "clients.pem";
@@ -188,21 +192,26 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
             text += "\n";
         }
     }
+    if stack.rotation_period.is_some() {
+        text += &format!("[tickets]\nstate = {TICKETS_FILE:?}\n");
+    }
     let keys: Vec<_> = stack.keys.iter().map(|key| key.name()).collect();
-    for edge in edges {
+    let groups = stack.ticket_groups.iter().map(|group| line("ticket_group", group)).chain(iter::repeat(String::new()));
+    for (edge, group) in edges.iter().zip(groups) {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "[[edge]]\nid = \"{}\"\nkeys = {keys:?}", edge_identity(edge));
+        let _ = writeln!(text, "[[edge]]\nid = \"{}\"\nkeys = {keys:?}\n{group}", edge_identity(edge));
     }
     text
 }
 
 pub(super) fn edge(stack: &Builder, address: SocketAddr, metrics: SocketAddr, key_server: SocketAddr) -> String {
     let (crypto, limits, options) = (stack.crypto, stack.limits.join("\n"), stack.key_server_table.join("\n"));
+    let sessions = stack.sessions.join("\n");
     let share = stack.share_address;
     let hosts: String = stack.hosts.iter().map(Host::table).collect();
     format!(
         "crypto = \"{crypto}\"\nstate_directory = \"state\"\n[log]\nlevel = \"debug,h2=info,sled=info\"\n\
-         [limits]\n{limits}\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}[[listener]]\naddress = \"{address}\"\n\
+         [limits]\n{limits}\n[sessions]\n{sessions}\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}[[listener]]\naddress = \"{address}\"\n\
          reuse_port = {share}\n\
          [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n{options}\n{hosts}"
     )

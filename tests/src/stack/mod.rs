@@ -14,12 +14,13 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod config;
+mod edge;
 pub mod pki;
 mod process;
 pub mod programs;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, id};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use config::{CLIENT_AUTHORITIES, Host, KeyType};
+pub use edge::{Edge, connect};
 pub use process::{Process, Signal};
 
 /// Longer than anything takes that is not broken.
@@ -58,14 +60,6 @@ pub struct Stack {
     directory: TempDir,
 }
 
-/// One running edge.
-pub struct Edge {
-    /// The process.
-    pub process: Process,
-    /// Where clients connect.
-    pub address: SocketAddr,
-}
-
 /// What a stack shall be like.
 pub struct Builder {
     keys: Vec<KeyType>,
@@ -78,6 +72,9 @@ pub struct Builder {
     key_server: Option<SocketAddr>,
     ocsp_response: Option<Vec<u8>>,
     key_transport: bool,
+    rotation_period: Option<&'static str>,
+    ticket_groups: Vec<&'static str>,
+    sessions: Vec<String>,
     edge_files: Vec<(&'static str, String)>,
 }
 
@@ -96,6 +93,9 @@ impl Stack {
             key_server: None,
             ocsp_response: None,
             key_transport: false,
+            rotation_period: None,
+            ticket_groups: Vec::new(),
+            sessions: Vec::new(),
             edge_files: Vec::new(),
         }
     }
@@ -138,48 +138,24 @@ impl Stack {
         self.directory.path()
     }
 
+    /// Puts what `change` makes of a file below [`Self::directory`] in that file's place, at once as a whole.
+    ///
+    /// # Panics
+    /// When there is no such text file, and when nothing has changed.
+    #[track_caller]
+    pub fn edit(&self, file: &str, change: impl FnOnce(&str) -> String) {
+        let file = self.directory().join(file);
+        let before = fs::read_to_string(&file).expect("a text file of the stack");
+        let after = change(&before);
+        assert_ne!(after, before, "{} is what it was", file.display());
+        let next = file.with_extension("next");
+        fs::write(&next, after).expect("written");
+        fs::rename(&next, &file).expect("put in place");
+    }
+
     /// PEM file with the authority that clients trust.
     pub fn authority(&self) -> PathBuf {
         self.directory().join("ca.pem")
-    }
-}
-
-impl Edge {
-    /// The sum of the samples of the metric `name` that carry all of `labels`; 0 where there is none.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
-        self.process.metric(name, labels)
-    }
-
-    /// Failed handshakes with this reason.
-    pub fn failures(&self, reason: &str) -> i64 {
-        self.metric("keystead_edge_handshake_failures_total", &[("reason", reason)])
-    }
-
-    /// Connections that ended after their handshake for this reason.
-    pub fn ended(&self, reason: &str) -> i64 {
-        self.metric("keystead_edge_connections_ended_total", &[("reason", reason)])
-    }
-
-    /// Completed handshakes.
-    pub fn handshakes(&self) -> i64 {
-        self.metric("keystead_edge_handshakes_total", &[])
-    }
-
-    /// Connections of clients that stand.
-    pub fn connections(&self) -> i64 {
-        self.metric("keystead_edge_connections", &[])
-    }
-
-    /// A TCP connection to the edge whose reads and writes end after [`PATIENCE`].
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("the edge accepts");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_nodelay(true).expect("no delay");
-        stream
     }
 }
 
@@ -244,6 +220,24 @@ impl Builder {
         self
     }
 
+    /// Has the key server give ticket keys out, each for so long as in `1h`.
+    pub fn tickets(mut self, rotation_period: &'static str) -> Self {
+        self.rotation_period = Some(rotation_period);
+        self
+    }
+
+    /// The edges' ticket groups, in their order. All are of one where this is left out.
+    pub fn ticket_groups(mut self, groups: &[&'static str]) -> Self {
+        self.ticket_groups = groups.to_vec();
+        self
+    }
+
+    /// A line of the edges' `[sessions]`: a number, or a duration.
+    pub fn sessions(mut self, name: &str, value: &str) -> Self {
+        self.sessions.push(config::line(name, value));
+        self
+    }
+
     /// A file beside each edge's configuration.
     pub fn edge_file(mut self, name: &'static str, content: String) -> Self {
         self.edge_files.push((name, content));
@@ -255,9 +249,13 @@ impl Builder {
     /// # Panics
     /// When one does not become ready.
     pub fn start(self) -> Stack {
+        let has_tickets = self.rotation_period.is_some();
         let stack = self.prepare();
         stack.key_server.iter().chain(&stack.backend).for_each(Process::wait_ready);
         stack.edges.iter().for_each(|edge| edge.process.wait_ready());
+        if has_tickets {
+            stack.edges.iter().for_each(Edge::wait_for_ticket_keys);
+        }
         stack
     }
 
@@ -280,6 +278,9 @@ impl Builder {
             let file = write(directory.path(), "keyserver/keyserver.toml", &table);
             if let Some(response) = &self.ocsp_response {
                 fs::write(directory.path().join("keyserver").join(config::OCSP_FILE), response).expect("written");
+            }
+            if let Some(period) = self.rotation_period {
+                make_ticket_secret(&directory.path().join("keyserver").join(config::TICKETS_FILE), period);
             }
             Process::start("keyserver", serve("keystead-keyserver", &file), directory.path(), Some(at(9444)))
         });
@@ -310,6 +311,13 @@ fn serve(program: &str, config: &Path) -> Command {
     let mut command = programs::command(program);
     command.args(["serve", "--config"]).arg(config);
     command
+}
+
+fn make_ticket_secret(file: &Path, rotation_period: &str) {
+    let mut command = programs::command("keystead-keyserver");
+    command.args(["init", "--rotation-period", rotation_period, "--state"]).arg(file);
+    let made = command.output().expect("the program starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 fn write(directory: &Path, file: &str, content: &str) -> PathBuf {

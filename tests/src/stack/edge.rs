@@ -1,0 +1,81 @@
+//! A running edge, and what it tells of itself.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+
+use super::{PATIENCE, Process, wait_until};
+
+/// One running edge.
+pub struct Edge {
+    /// The process.
+    pub process: Process,
+    /// Where clients connect.
+    pub address: SocketAddr,
+}
+
+impl Edge {
+    /// The sum of the samples of the metric `name` that carry all of `labels`; 0 where there is none.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
+        self.process.metric(name, labels)
+    }
+
+    /// Failed handshakes with this reason.
+    pub fn failures(&self, reason: &str) -> i64 {
+        self.metric("keystead_edge_handshake_failures_total", &[("reason", reason)])
+    }
+
+    /// Connections that ended after their handshake for this reason.
+    pub fn ended(&self, reason: &str) -> i64 {
+        self.metric("keystead_edge_connections_ended_total", &[("reason", reason)])
+    }
+
+    /// Completed handshakes.
+    pub fn handshakes(&self) -> i64 {
+        self.metric("keystead_edge_handshakes_total", &[])
+    }
+
+    /// Handshakes that went on from a session in a ticket.
+    pub fn resumed(&self) -> i64 {
+        self.metric("keystead_edge_resumed_total", &[("by", "ticket")])
+    }
+
+    /// Full handshakes of clients that offered a session, for this reason.
+    pub fn misses(&self, reason: &str) -> i64 {
+        self.metric("keystead_edge_session_misses_total", &[("reason", reason)])
+    }
+
+    /// The number of the ticket keys that seal; 0 while there are none.
+    pub fn generation(&self) -> i64 {
+        self.metric("keystead_edge_ticket_generation", &[("role", "current")])
+    }
+
+    /// Waits until there are ticket keys, of which readiness says nothing.
+    pub fn wait_for_ticket_keys(&self) {
+        wait_until("the edge has ticket keys", || self.generation() != 0);
+    }
+
+    /// Connections of clients that stand.
+    pub fn connections(&self) -> i64 {
+        self.metric("keystead_edge_connections", &[])
+    }
+
+    /// A TCP connection to the edge, as [`connect`] makes them.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address).expect("the edge accepts")
+    }
+}
+
+/// A TCP connection whose reads and writes end after [`PATIENCE`].
+///
+/// # Errors
+/// Why it cannot be made.
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
