@@ -9,16 +9,19 @@
 
 use std::num::NonZeroU8;
 
-use keystead_fuzz::client::{Client, full_offer, message};
+use keystead_fuzz::client::{Client, Saved, full_offer, message};
 use keystead_fuzz::key_transport::{self, KeyServer};
 use keystead_fuzz::server::Server;
-use keystead_fuzz::signer::ED25519;
+use keystead_fuzz::sessions::Sessions;
+use keystead_fuzz::signer::{ED25519, SERVER_NAME};
 use keystead_fuzz::{PRE_MASTER_SECRET, ends_with_alert, host};
 use keystead_tls::crypto::FAST;
-use keystead_tls::record::MAX_PLAINTEXT;
+use keystead_tls::message::new_session_ticket::NewSessionTicket;
+use keystead_tls::record::{HEADER_LENGTH, MAX_PLAINTEXT};
+use keystead_tls::secret::MasterSecret;
 use keystead_tls::{
     Alert, CipherSuite, ClientAuth, ClientCertificateRefusal, ContentType, HandshakeType, HostParameters, NamedGroup,
-    SignatureScheme,
+    Session, SignatureScheme,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -32,6 +35,7 @@ struct Conversation {
     key_transport: bool,
     asked: Asked,
     shown: Shown,
+    session: Option<OfferedSession>,
     acts: Vec<Act>,
 }
 
@@ -53,6 +57,26 @@ enum Shown {
     Own,
     /// Certificates of the fuzzer's.
     Other(Vec<Vec<u8>>),
+}
+
+/// A session that the client offers to go on from.
+#[derive(Arbitrary, Debug)]
+struct OfferedSession {
+    by: By,
+    /// Whether the name that the client knows is the session's.
+    known: bool,
+    suite: u8,
+    extended_master_secret: bool,
+    named: bool,
+    certified: bool,
+    renews: bool,
+}
+
+/// What the client sends of names.
+#[derive(Arbitrary, Debug)]
+enum By {
+    Ticket { id_beside_it: Option<Vec<u8>> },
+    Id { takes_tickets: bool },
 }
 
 /// What the client does next.
@@ -78,8 +102,55 @@ fuzz_target!(|conversation: Conversation| {
     client.offer.extensions.supported_groups = groups.map(|groups| pick(NamedGroup::KNOWN, groups, NamedGroup));
     client.offer.extensions.extended_master_secret = conversation.extended_master_secret;
     client.offer.extensions.record_size_limit = conversation.record_size_limit;
-    play(client, &conversation);
+    let sessions = Sessions::new(true, true);
+    if let Some(session) = &conversation.session {
+        client = session.offer(client, &sessions);
+    }
+    play(client, server(&conversation).with_sessions(&sessions), &conversation);
 });
+
+impl OfferedSession {
+    /// Keeps the session and has the client offer it.
+    fn offer(&self, client: Client, sessions: &Sessions) -> Client {
+        const NAME: [u8; 32] = [0x11; 32];
+        let session = Session {
+            server_name: self.named.then(|| SERVER_NAME.to_owned()),
+            suite: pick(&full_offer().cipher_suites, &[self.suite], CipherSuite)[0],
+            extended_master_secret: self.extended_master_secret,
+            key_id: ED25519.identity.public_key().key_id(),
+            client_chain: if self.certified { vec![vec![0x30]] } else { vec![] },
+            master_secret: MasterSecret::new([5; 48]),
+        };
+        if self.known {
+            sessions.put(&NAME, &session);
+        }
+        sessions.change(|shelf| shelf.renews = self.renews);
+        let mut saved = Saved { session_id: NAME.to_vec(), ticket: None, master_secret: [5; 48] };
+        if matches!(self.by, By::Ticket { .. }) {
+            saved.ticket = Some(NewSessionTicket { lifetime_hint: 0, ticket: NAME.to_vec() });
+        }
+        let mut client = client.coming_back_with(&saved);
+        match &self.by {
+            By::Ticket { id_beside_it } => {
+                client.offer.session_id = id_beside_it.iter().flatten().copied().take(32).collect();
+            }
+            By::Id { takes_tickets } => client.offer.extensions.session_ticket = takes_tickets.then(Vec::new),
+        }
+        client
+    }
+}
+
+/// Whether the server's flight ends with its Finished, as that of a full handshake does not.
+fn is_resumption(flight: &[u8]) -> bool {
+    let mut rest = flight;
+    while let Some((&[content_type, _, _, high, low], body)) = rest.split_first_chunk::<HEADER_LENGTH>() {
+        if content_type == ContentType::CHANGE_CIPHER_SPEC.0 {
+            return true;
+        }
+        rest = &body[usize::from(u16::from_be_bytes([high, low]))..];
+    }
+    false
+}
 
 /// The server that the conversation is with.
 fn server(conversation: &Conversation) -> Server {
@@ -144,8 +215,9 @@ fn pick<T: Copy>(known: &[T], indices: &[u8], unknown: impl Fn(u16) -> T) -> Vec
     indices.iter().map(pick).take(10_000).collect()
 }
 
-fn play(mut client: Client, conversation: &Conversation) {
-    let (mut server, mut state) = (server(conversation), State::ClientHello);
+fn play(mut client: Client, mut server: Server, conversation: &Conversation) {
+    // Where a session is gone on from, the server's part ends with its first flight.
+    let (mut state, mut resumed) = (State::ClientHello, false);
     // Nothing but right messages and warnings has passed.
     let mut honest = true;
     for act in &conversation.acts {
@@ -153,7 +225,7 @@ fn play(mut client: Client, conversation: &Conversation) {
         let bytes = act.bytes(state, &mut client, conversation);
         if let Err(error) = server.feed(&bytes) {
             let output = server.take_output();
-            if was_established {
+            if was_established || resumed {
                 let last = client.read(&output).pop().map(|record| record.payload);
                 assert_eq!(last, error.alert().map(|alert| Alert::fatal(alert).encode().to_vec()), "{error}");
             } else {
@@ -164,7 +236,7 @@ fn play(mut client: Client, conversation: &Conversation) {
         // A certificate of the fuzzer's is sent where one is asked for, and its key nobody has.
         honest &= act.is_honest() && !(state == State::Certificate && matches!(conversation.shown, Shown::Other(_)));
         assert!(honest || was_established || !server.is_established(), "an altered handshake is complete");
-        if server.is_established() && conversation.asked != Asked::Nothing {
+        if server.is_established() && !resumed && conversation.asked != Asked::Nothing {
             assert_ne!(conversation.asked, Asked::Refused, "a refused certificate came in");
             assert_eq!(server.summary().client_chain, conversation.shown.chain());
         }
@@ -173,6 +245,15 @@ fn play(mut client: Client, conversation: &Conversation) {
             Act::Raw(_) => return,
             Act::Altered(..) if state == State::ClientHello || was_established => return,
             _ if server.is_closed_by_client() => return,
+            Act::Right(_) if honest && state == State::ClientHello => {
+                let flight = server.take_output();
+                resumed = is_resumption(&flight);
+                match resumed {
+                    true => assert_eq!(client.read_resumption(&flight).1, []),
+                    false => drop(client.read_flight(&flight)),
+                }
+            }
+            Act::Right(_) if honest && resumed && !was_established => assert_eq!(server.take_output(), []),
             Act::Right(_) if honest => read_answer(state, &mut client, &mut server),
             _ if was_established => drop(client.read(&server.take_output())),
             // The client cannot go on from a ClientHello that is not its own.
@@ -180,7 +261,8 @@ fn play(mut client: Client, conversation: &Conversation) {
             Act::Right(_) | Act::Altered(..) | Act::Message(..) | Act::Record(..) => {}
         }
         if matches!(act, Act::Right(_) | Act::Altered(..)) {
-            state = state.next(conversation);
+            state =
+                if resumed && state == State::ClientHello { State::ChangeCipherSpec } else { state.next(conversation) };
         }
     }
 }
@@ -217,8 +299,11 @@ impl Act {
 fn read_answer(state: State, client: &mut Client, server: &mut Server) {
     let answer = server.take_output();
     match state {
-        State::ClientHello => drop(client.read_flight(&answer)),
-        State::Certificate | State::ClientKeyExchange | State::CertificateVerify | State::ChangeCipherSpec => {
+        State::ClientHello
+        | State::Certificate
+        | State::ClientKeyExchange
+        | State::CertificateVerify
+        | State::ChangeCipherSpec => {
             assert!(answer.is_empty(), "{answer:02x?}");
         }
         State::Finished => assert_eq!(client.read_finished(&answer), []),
