@@ -152,6 +152,7 @@ fn is_told_in_bounds(leaf: &[u8]) {
         extended_master_secret: true,
         key_id: KeyId([0; 32]),
         client_chain: vec![leaf.to_vec()],
+        resumed: false,
     };
     let ends = Ends { source: "192.0.2.1:1".parse().unwrap(), destination: "192.0.2.2:2".parse().unwrap() };
     let Header { bytes, omitted } = ProxyProtocol::V2.header(ends, &summary, &CertificateWords::default());
