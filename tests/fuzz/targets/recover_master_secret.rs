@@ -69,9 +69,14 @@ struct Recorder {
     asked: Rc<RefCell<Option<RecoverMasterSecret>>>,
 }
 
+/// A lease of the edge's own.
+fn lease(leases: &Leases) -> Lease {
+    leases.lease_if(&EDGE, 1, || true).and_then(|mut leases| leases.pop()).unwrap()
+}
+
 impl KeyTransport for Recorder {
     fn lease(&mut self, _: &Identity) -> Lease {
-        self.leases.lease(&EDGE, 1).pop().unwrap()
+        lease(&self.leases)
     }
 
     fn recover(&mut self, request: MasterSecretRequest<'_>) -> Option<MasterSecret> {
@@ -136,7 +141,7 @@ impl Edit {
             Self::Lease(at, with) => return alter(&mut asked.lease, *at, *with),
             Self::RawFinished(bytes) => return asked.finished_record.clone_from(bytes),
             Self::Raw(bytes) => return asked.handshake_messages.clone_from(bytes),
-            Self::OtherLease => return asked.lease = leases.lease(&EDGE, 1).pop().unwrap().token,
+            Self::OtherLease => return asked.lease = lease(leases).token,
             Self::Cut(length) => return asked.handshake_messages.truncate((*length).into()),
             Self::LeaveOut(index) if !messages.is_empty() => drop(messages.remove(place(*index))),
             Self::Exchange(one, other) if !messages.is_empty() => messages.swap(place(*one), place(*other)),
