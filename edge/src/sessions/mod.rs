@@ -314,3 +314,6 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
