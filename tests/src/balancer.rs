@@ -2,27 +2,29 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::collections::VecDeque;
 use std::io::copy;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 
 use crate::backend;
 
-/// An address whose first connection goes to the first of `targets`, and so on. Clients come one after another; one that
-/// comes when no target is left is turned away.
-pub fn start(targets: impl IntoIterator<Item = SocketAddr>) -> SocketAddr {
-    let targets: Mutex<VecDeque<_>> = Mutex::new(targets.into_iter().collect());
-    backend::start(move |client| {
-        let target = targets.lock().expect("no test has failed").pop_front();
-        let Some(edge) = target.and_then(|target| TcpStream::connect(target).ok()) else { return };
+/// An address for clients. Each connection waits for the target that it is told, and is turned away where none comes any
+/// more. Clients come one after another.
+pub fn start() -> (SocketAddr, Sender<SocketAddr>) {
+    let (sender, targets) = mpsc::channel();
+    let targets = Mutex::new(targets);
+    let address = backend::start(move |client| {
+        let target = targets.lock().expect("no connection has failed").recv();
+        let Some(edge) = target.ok().and_then(|target| TcpStream::connect(target).ok()) else { return };
         let (to_edge, to_client) = ((handle(&client), handle(&edge)), (edge, client));
         let sending = thread::spawn(move || pass(to_edge.0, to_edge.1));
         pass(to_client.0, to_client.1);
         // A client that has been told everything may yet have something to say, which nobody needs.
         drop(sending);
-    })
+    });
+    (address, sender)
 }
 
 fn handle(stream: &TcpStream) -> TcpStream {

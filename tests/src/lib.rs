@@ -18,4 +18,5 @@ pub mod sessions;
 pub mod signer;
 pub mod stack;
 pub mod tool;
+pub mod twice;
 pub mod wire;

@@ -15,6 +15,8 @@ const SCRIPT: &str = r#"
 import socket, ssl, sys
 context = ssl.create_default_context(cafile=sys.argv[1])
 context.maximum_version = ssl.TLSVersion.TLSv1_2
+if sys.argv[2] == "ids":
+    context.options |= ssl.OP_NO_TICKET
 session = None
 for line in sys.stdin:
     host, address, port = line.split()
@@ -48,8 +50,20 @@ impl Python {
     /// # Panics
     /// When the interpreter does not start.
     pub fn start(stack: &Stack, host: &str) -> Self {
+        Self::start_with(stack, host, "tickets")
+    }
+
+    /// As [`Self::start`], a client that takes no tickets.
+    ///
+    /// # Panics
+    /// When the interpreter does not start.
+    pub fn without_tickets(stack: &Stack, host: &str) -> Self {
+        Self::start_with(stack, host, "ids")
+    }
+
+    fn start_with(stack: &Stack, host: &str, what: &str) -> Self {
         let mut command = Command::new("python3");
-        command.args(["-c", SCRIPT]).arg(stack.authority()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["-c", SCRIPT]).arg(stack.authority()).arg(what).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the interpreter starts");
         let visits = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("a pipe"));

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use keystead_tls::message::client_hello::ClientHello;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::{ClientConfig, HandshakeKind};
 
 use crate::client::Saved;
@@ -50,14 +51,28 @@ pub trait Returning {
     /// Visits, and checks with the edge whether a ticket was what the client went on from.
     ///
     /// # Panics
-    /// When client and edge disagree about that.
+    /// When client and edge disagree about that, and when it was something else.
     #[track_caller]
     fn resumes(&mut self, edge: &Edge) -> bool {
-        let before = edge.resumed();
+        let by = self.resumes_by(edge);
+        assert!(matches!(by, None | Some("ticket")), "{by:?}");
+        by.is_some()
+    }
+
+    /// Visits, and gives what the edge says that the client went on from: a `ticket`, an `id`, or an id of the `shared`
+    /// store.
+    ///
+    /// # Panics
+    /// When client and edge disagree about whether it went on.
+    #[track_caller]
+    fn resumes_by(&mut self, edge: &Edge) -> Option<&'static str> {
+        let ways = ["ticket", "id", "shared"];
+        let before = ways.map(|by| edge.resumed_by(by));
         let visit = self.visit(edge);
         assert!(visit.page.contains("proxy: version 2"), "{}", visit.page);
-        assert_eq!(edge.resumed() - before, i64::from(visit.resumed), "client and edge disagree");
-        visit.resumed
+        let by: Vec<_> = ways.into_iter().zip(before).filter(|(by, before)| edge.resumed_by(by) > *before).collect();
+        assert_eq!(by.len(), usize::from(visit.resumed), "client and edge disagree: {by:?}");
+        by.first().map(|(by, _)| *by)
     }
 
     /// Visits, has a full handshake, and checks that the edge counts it as missed for this reason alone.
@@ -68,7 +83,7 @@ pub trait Returning {
     fn misses(&mut self, edge: &Edge, reason: &str) {
         let count = || (edge.misses(reason), edge.metric("keystead_edge_session_misses_total", &[]));
         let (of_reason, all) = count();
-        assert!(!self.resumes(edge), "a session was gone on from");
+        assert_eq!(self.resumes_by(edge), None, "a session was gone on from");
         assert_eq!(count(), (of_reason + 1, all + 1), "{}", edge.process.get("/metrics").1);
     }
 }
@@ -140,6 +155,14 @@ impl Rustls {
     pub fn new(host: &str) -> Self {
         Self { host: host.to_owned(), config: rustls_client::config() }
     }
+
+    /// A client that takes no tickets.
+    pub fn without_tickets(host: &str) -> Self {
+        let mut client = Self::new(host);
+        let resumption = Resumption::in_memory_sessions(16).tls12_resumption(Tls12Resumption::SessionIdOnly);
+        client.config.resumption = resumption;
+        client
+    }
 }
 
 impl Rustls {
@@ -178,6 +201,13 @@ impl Scripted {
         Self { offer, saved: None }
     }
 
+    /// A client that takes no tickets.
+    pub fn without_tickets(host: &str) -> Self {
+        let mut client = Self::new(host);
+        client.offer.extensions.session_ticket = None;
+        client
+    }
+
     /// The ticket it has.
     ///
     /// # Panics
@@ -195,7 +225,7 @@ impl Returning for Scripted {
             wire.client = wire.client.coming_back_with(saved);
         }
         let resumed = wire.go_on().map_err(|alert| format!("alert {alert}"))?;
-        if wire.client.ticket().is_some() {
+        if !resumed || wire.client.ticket().is_some() {
             self.saved = Some(wire.client.save());
         }
         let request = wire.client.data(REQUEST);

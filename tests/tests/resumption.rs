@@ -1,23 +1,18 @@
 //! Real clients that come back with a ticket: to the same edge and to another one, after restarts, across rotations, and
 //! while no key server answers.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "what was measured")]
 
-use std::fs;
-use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keystead_tests::balancer;
 use keystead_tests::python_client::Python;
 use keystead_tests::returning::{Openssl, Returning, Rustls, Scripted};
 use keystead_tests::stack::{Builder, Edge, Host, Signal, Stack, connect, wait_until};
-use keystead_tests::tool::{Output, is_installed, run};
-
-const REQUEST: &[u8] = b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n";
+use keystead_tests::tool::is_installed;
+use keystead_tests::twice::{full_handshakes, gnutls, nss, twice};
 
 /// Two edges with tickets.
 fn fleet() -> Builder {
@@ -43,10 +38,6 @@ fn clients_with_openssl(stack: &Stack) -> Vec<Box<dyn Returning>> {
     clients
 }
 
-fn full_handshakes(edge: &Edge) -> i64 {
-    edge.handshakes() - edge.resumed()
-}
-
 // Each client, on the same edge and on the other.
 
 #[test]
@@ -64,32 +55,12 @@ fn openssl_python_rustls_and_the_scripted_client_come_back_to_both_edges() {
     assert_eq!(full_handshakes(&stack.edges()[1]), 0);
 }
 
-/// Has a client that connects twice to one address meet the first edge, and then the same one or the other.
-fn twice(connect: impl Fn(&Stack, SocketAddr) -> Output) {
-    let stack = fleet().start();
-    let [one, two] = stack.edges() else { panic!("two edges") };
-    for then in [one, two] {
-        let before = (full_handshakes(one), then.resumed());
-        let output = connect(&stack, balancer::start([one.address, then.address]));
-        output.assert_contains(&["proxy: version 2", "tls-version: TLSv1.2"]);
-        assert_eq!((full_handshakes(one), then.resumed()), (before.0 + 1, before.1 + 1), "{output}");
-    }
-    assert_eq!(full_handshakes(two), 0);
-}
-
 #[test]
 fn gnutls_comes_back_to_both_edges() {
     if !is_installed("gnutls-cli", "gnutls-bin") {
         return;
     }
-    twice(|stack, address| {
-        let mut client = Command::new("gnutls-cli");
-        client.arg("--x509cafile").arg(stack.authority()).args(["--priority", "NORMAL:-VERS-ALL:+VERS-TLS1.2"]);
-        client.args(["--sni-hostname", "localhost", "--verify-hostname", "localhost", "--resume"]);
-        let output = run(client.args(["--port", &address.port().to_string(), &address.ip().to_string()]), REQUEST);
-        output.assert_contains(&["*** This is a resumed session"]);
-        output
-    });
+    twice(&fleet().start(), ["ticket"; 2], |stack, address| gnutls(stack, address, ""));
 }
 
 #[test]
@@ -97,33 +68,7 @@ fn nss_comes_back_to_both_edges() {
     if !is_installed("tstclnt", "libnss3-tools") || !is_installed("certutil", "libnss3-tools") {
         return;
     }
-    twice(|stack, address| {
-        let database = nss_database(stack);
-        let request = stack.directory().join("request");
-        fs::write(&request, REQUEST).unwrap();
-        let mut client = Command::new("tstclnt");
-        client.args(["-d", &database, "-h", &address.ip().to_string(), "-p", &address.port().to_string()]);
-        // With tickets and extended_master_secret, two connections, of which both ask for the page.
-        client.args(["-a", "localhost", "-V", "tls1.2:tls1.2", "-u", "-G", "-L", "2", "-A"]).arg(request);
-        let output = run(&mut client, b"");
-        output.assert_success();
-        output
-    });
-}
-
-/// A certificate database with the authority in it.
-fn nss_database(stack: &Stack) -> String {
-    let directory = stack.directory().join("nss");
-    let database = format!("sql:{}", directory.display());
-    if directory.exists() {
-        return database;
-    }
-    fs::create_dir(&directory).unwrap();
-    run(Command::new("certutil").args(["-N", "--empty-password", "-d", &database]), b"").assert_success();
-    let mut trust = Command::new("certutil");
-    trust.args(["-A", "-n", "authority", "-t", "C,,", "-d", &database, "-i"]).arg(stack.authority());
-    run(&mut trust, b"").assert_success();
-    database
+    twice(&fleet().start(), ["ticket"; 2], |stack, address| nss(stack, address, &["-u"]));
 }
 
 // After restarts.
@@ -317,27 +262,4 @@ fn openssl_comes_back_in_the_next_generation_and_not_in_the_one_after_it() {
     wait_until("the generation after it", || stack.edge().generation() > first + 1);
     client.misses(stack.edge(), "unknown_generation");
     assert!(client.resumes(stack.edge()));
-}
-
-// Clients that take no tickets.
-
-#[test]
-fn curl_takes_no_tickets_and_is_served() {
-    if !is_installed("curl", "curl") {
-        return;
-    }
-    let stack = fleet().start();
-    let edge = stack.edge();
-    let mut client = Command::new("curl");
-    client.args(["--silent", "--show-error", "--max-time", "20", "--cacert"]).arg(stack.authority());
-    client.args(["--resolve", &format!("localhost:{}:{}", edge.address.port(), edge.address.ip())]);
-    // What one transfer leaves open, the next would use.
-    client.args(["--header", "connection: close"]);
-    let page = format!("https://localhost:{}/", edge.address.port());
-    let output = run(client.args([&page, &page]), b"");
-    output.assert_success();
-    assert_eq!(output.text.matches("proxy: version 2").count(), 2, "{output}");
-    // Since 2009 curl turns tickets off in OpenSSL. Where it takes some, it comes back.
-    let kept = edge.metric("keystead_edge_sessions_kept_total", &[("by", "ticket")]);
-    assert_eq!((edge.handshakes(), edge.resumed()), (2, kept), "{output}");
 }

@@ -36,7 +36,12 @@ impl Edge {
 
     /// Handshakes that went on from a session in a ticket.
     pub fn resumed(&self) -> i64 {
-        self.metric("keystead_edge_resumed_total", &[("by", "ticket")])
+        self.resumed_by("ticket")
+    }
+
+    /// Handshakes that went on from a session by `ticket`, by an `id` that the edge knew, or one that the `shared` store knew.
+    pub fn resumed_by(&self, by: &str) -> i64 {
+        self.metric("keystead_edge_resumed_total", &[("by", by)])
     }
 
     /// Full handshakes of clients that offered a session, for this reason.

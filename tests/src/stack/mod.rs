@@ -18,6 +18,7 @@ mod edge;
 pub mod pki;
 mod process;
 pub mod programs;
+mod session_store;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,6 +58,8 @@ pub struct Stack {
     edges: Vec<Edge>,
     /// `None` where no host uses it.
     backend: Option<Process>,
+    /// `None` where edges share none.
+    session_store: Option<Process>,
     directory: TempDir,
 }
 
@@ -75,6 +78,7 @@ pub struct Builder {
     rotation_period: Option<&'static str>,
     ticket_groups: Vec<&'static str>,
     sessions: Vec<String>,
+    shares_sessions: bool,
     edge_files: Vec<(&'static str, String)>,
 }
 
@@ -96,6 +100,7 @@ impl Stack {
             rotation_period: None,
             ticket_groups: Vec::new(),
             sessions: Vec::new(),
+            shares_sessions: false,
             edge_files: Vec::new(),
         }
     }
@@ -238,6 +243,18 @@ impl Builder {
         self
     }
 
+    /// A line of the edges' `[sessions]`, as it is.
+    pub fn session_line(mut self, line: &str) -> Self {
+        self.sessions.push(line.to_owned());
+        self
+    }
+
+    /// Has the edges share sessions with ids, in a Redis of the stack's own.
+    pub fn share_sessions(mut self) -> Self {
+        self.shares_sessions = true;
+        self
+    }
+
     /// A file beside each edge's configuration.
     pub fn edge_file(mut self, name: &'static str, content: String) -> Self {
         self.edge_files.push((name, content));
@@ -256,6 +273,7 @@ impl Builder {
         if has_tickets {
             stack.edges.iter().for_each(Edge::wait_for_ticket_keys);
         }
+        stack.wait_for_session_store();
         stack
     }
 
@@ -289,6 +307,13 @@ impl Builder {
             command.args(["backend", "--proxy-protocol", "perhaps", "--listen"]).arg(backend_address.to_string());
             Process::start("backend", command, directory.path(), None).listening_on(backend_address)
         });
+        let session_store = self.shares_sessions.then(|| {
+            let address = at(6379);
+            // A busy machine is not what its tests are about.
+            self.sessions
+                .push(format!("shared = {{ kind = \"single\", addresses = [\"{address}\"], timeout = \"1s\" }}"));
+            session_store::start(address, directory.path())
+        });
         let asked = self.key_server.unwrap_or(key_server_address);
         let edges = edge_names.iter().zip(0..).map(|(name, position)| {
             let port = if self.share_address { 8443 } else { 8443 + position };
@@ -303,7 +328,7 @@ impl Builder {
             Edge { process, address }
         });
         let edges = edges.collect();
-        Stack { key_server, edges, backend, directory }
+        Stack { key_server, edges, backend, session_store, directory }
     }
 }
 

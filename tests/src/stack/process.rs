@@ -36,6 +36,11 @@ impl Process {
         self
     }
 
+    /// Where it listens, if that is how it shows that it is ready.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.listens
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -23,8 +23,13 @@ static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// A command for the program `name`, which ends when the thread that starts it does.
 pub fn command(name: &str) -> Command {
+    of_this_thread(&path(name))
+}
+
+/// As [`command`], for a program that is not of this project.
+pub fn of_this_thread(program: &Path) -> Command {
     let mut command = Command::new(path("keystead-local"));
-    command.args(["exec-with-parent", &id().to_string()]).arg(path(name));
+    command.args(["exec-with-parent", &id().to_string()]).arg(program);
     command
 }
 
