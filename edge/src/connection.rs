@@ -61,9 +61,12 @@ impl Connections {
         let began = Instant::now();
         match self.handshakes.drive(client, began + self.limits.handshake_timeout).await {
             Ok(done) => {
-                let Done { established, host, .. } = &done;
+                let Done { established, host, kept } = &done;
                 let summary = established.summary();
                 self.telemetry.handshake_done(summary, began.elapsed());
+                if let Some(by) = kept.and_then(|kept| kept.by) {
+                    self.telemetry.resumed(by);
+                }
                 tracing::Span::current().record("server_name", summary.server_name.as_deref());
                 let group = summary.group.and_then(NamedGroup::name);
                 tracing::debug!(host = host.name, suite = %summary.suite, group, resumed = summary.resumed, "handshake");

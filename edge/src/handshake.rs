@@ -8,7 +8,7 @@ use keystead_tls::handshake::{
     ChooseIdentity, FindSession, Fit, KeepSession, NeedsInput, NeedsLease, NeedsMasterSecret, NeedsSignature,
     ReadyToResume, VerifyClient,
 };
-use keystead_tls::{ClientCertificateRefusal, Error, Established, Handshake, LocalFailure, PeerClosed, Step};
+use keystead_tls::{ClientCertificateRefusal, Error, Established, Fault, Handshake, LocalFailure, PeerClosed, Step};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -132,11 +132,13 @@ impl Handshakes {
             let verdict = self.verifications.verify(verifier, chain.clone(), driver.deadline).await;
             if let Err(objection) = verdict {
                 report_objection(&objection, &handshake.session().client_chain);
-                self.sessions.missed(NoSession::ClientCertificate.into());
+                let is_own = objection.cause().fault() == Fault::Own;
+                let cause = if is_own { NoSession::ClientUnverified } else { NoSession::ClientCertificate };
+                self.sessions.missed(cause.into());
                 return handshake.decline(&mut rand::rng(), &mut driver.out);
             }
         }
-        driver.kept = Some(self.sessions.resumed(&head, origin, handshake.session_id()));
+        driver.kept = Some(Kept::again(&head, origin, handshake.session_id()));
         let renewed = match handshake.takes_tickets() {
             true => self.sessions.renew(host, &head, handshake.session(), origin),
             false => None,

@@ -10,12 +10,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keystead_program::channel::{ChannelMaterial, ClientChannel};
+use keystead_program::crypto::Crypto;
+use keystead_program::logging::LogConfig;
+use keystead_program::observe::MetricsConfig;
 use keystead_program::reload::Occasions;
 use tokio::task::spawn_blocking;
 
-use crate::config::Config;
+use crate::config::{Config, KeyServerConfig, Limits, ListenerConfig};
 use crate::directory::Directory;
 use crate::serve::channel_material;
+use crate::sessions::SessionTable;
 use crate::telemetry::{ReloadOutcome, Telemetry};
 use crate::virtual_host::HostTemplate;
 
@@ -31,28 +35,58 @@ pub struct Reload {
     telemetry: Arc<Telemetry>,
 }
 
-/// A configuration without what can change.
+/// The parts of a configuration that cannot change.
 #[derive(Debug)]
-pub struct Fixed(Config);
+pub struct Fixed {
+    crypto: Crypto,
+    state_directory: PathBuf,
+    log: LogConfig,
+    metrics: Option<MetricsConfig>,
+    listeners: Vec<ListenerConfig>,
+    limits: Limits,
+    sessions: SessionTable,
+    key_server: KeyServerConfig,
+}
 
 impl Fixed {
-    /// Of the configuration that the edge starts with.
+    /// Those of `config`. Whatever a configuration comes to have is either fixed or applied.
     pub fn of(config: &Config) -> Self {
-        Self(Config { hosts: Vec::new(), ..config.clone() })
+        let Config {
+            crypto,
+            state_directory,
+            log,
+            metrics,
+            channel: _,
+            directory: _,
+            listeners,
+            limits,
+            sessions,
+            key_server,
+            hosts: _,
+        } = config;
+        Self {
+            crypto: *crypto,
+            state_directory: state_directory.clone(),
+            log: log.clone(),
+            metrics: metrics.clone(),
+            listeners: listeners.clone(),
+            limits: limits.clone(),
+            sessions: sessions.table.clone(),
+            key_server: key_server.clone(),
+        }
     }
 
     /// The parts that `loaded` has otherwise.
-    fn differing(&self, loaded: &Config) -> Vec<&'static str> {
-        let Self(fixed) = self;
+    fn differing(&self, loaded: &Self) -> Vec<&'static str> {
         let parts = [
-            ("crypto", fixed.crypto == loaded.crypto),
-            ("state_directory", fixed.state_directory == loaded.state_directory),
-            ("log", fixed.log == loaded.log),
-            ("metrics", fixed.metrics == loaded.metrics),
-            ("listener", fixed.listeners == loaded.listeners),
-            ("limits", fixed.limits == loaded.limits),
-            ("sessions", fixed.sessions.table == loaded.sessions.table),
-            ("key_server", fixed.key_server == loaded.key_server),
+            ("crypto", self.crypto == loaded.crypto),
+            ("state_directory", self.state_directory == loaded.state_directory),
+            ("log", self.log == loaded.log),
+            ("metrics", self.metrics == loaded.metrics),
+            ("listener", self.listeners == loaded.listeners),
+            ("limits", self.limits == loaded.limits),
+            ("sessions", self.sessions == loaded.sessions),
+            ("key_server", self.key_server == loaded.key_server),
         ];
         parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
     }
@@ -95,7 +129,7 @@ impl Reload {
     }
 
     fn apply(&self, config: Config, material: &ChannelMaterial, cause: &'static str) {
-        let fixed = self.fixed.differing(&config);
+        let fixed = self.fixed.differing(&Fixed::of(&config));
         if !fixed.is_empty() {
             tracing::warn!(?fixed, "changed in the configuration and takes a restart");
         }

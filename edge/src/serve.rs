@@ -30,7 +30,8 @@ use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
 
-/// Serves clients as `config` says, which was read from `file`, until `stop`, and then those that are connected until they end or their time is over.
+/// Serves clients as `config` says, which was read from `file`, until `stop`, and then those that are connected until they
+/// end or their time is over.
 ///
 /// # Errors
 /// What keeps it from starting.

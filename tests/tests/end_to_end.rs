@@ -123,13 +123,13 @@ fn backends_take_turns_and_one_that_is_down_is_passed_over() {
 }
 
 #[test]
-fn a_backend_that_cannot_be_reached_is_an_internal_error() {
+fn a_backend_that_cannot_be_reached_ends_the_connection_in_order() {
     let down = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let stack = Stack::builder().host(Host::new("localhost").backends(&[down])).start();
     let mut wire = Wire::connect(stack.edge());
     wire.handshake();
     let records = wire.read_to_end();
-    assert_eq!(records.last().unwrap().payload, Alert::fatal(AlertDescription::INTERNAL_ERROR).encode());
+    assert_eq!(records.last().unwrap().payload, Alert::warning(AlertDescription::CLOSE_NOTIFY).encode());
     drop(wire);
     wait_until("it is counted", || stack.edge().ended("backend_unreachable") == 1);
 }

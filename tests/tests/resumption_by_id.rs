@@ -230,7 +230,7 @@ fn an_id_is_good_for_its_own_host_and_group_alone() {
     let mut elsewhere = Openssl::new(&stack, "two.keystead.test").with(&["-no_ticket"]).with_session_of(&client);
     elsewhere.misses(one, "unreadable");
     let mut in_rome = Openssl::new(&stack, "one.keystead.test").with(&["-no_ticket"]).with_session_of(&client);
-    in_rome.misses(two, "unknown_generation");
+    in_rome.misses(two, "foreign_id");
     assert_eq!(client.resumes_by(one), Some("id"));
 }
 
@@ -239,11 +239,10 @@ fn ids_that_no_edge_gave_are_none() {
     let stack = fleet().start();
     let mut client = Scripted::without_tickets("localhost");
     client.visit(stack.edge());
-    // The first bytes tell the time.
-    for (position, reason) in [(0, "foreign_id"), (31, "not_found")] {
+    for position in [0, 16, 31] {
         let mut other = client.clone();
         other.saved.as_mut().unwrap().session_id[position] ^= 0xa5;
-        other.misses(stack.edge(), reason);
+        other.misses(stack.edge(), "foreign_id");
     }
     assert_eq!(client.resumes_by(stack.edge()), Some("id"));
 }

@@ -238,8 +238,8 @@ reasons! {
         NoIdentity => INTERNAL_ERROR,
         /// The generator gave no ephemeral key.
         NoKeyPair => INTERNAL_ERROR,
-        /// No backend could be reached.
-        BackendUnreachable => INTERNAL_ERROR,
+        /// No backend could be reached. The client may come back to its session, as it may not after a fatal alert.
+        BackendUnreachable => CLOSE_NOTIFY,
         /// What the revocation lists at hand do not tell: whether a client's certificate stands.
         RevocationUnknown => INTERNAL_ERROR,
         /// The verification of a client's certificate did not come to its end in time.

@@ -21,7 +21,7 @@ use crate::sessions::{SessionConfig, SessionTable};
 pub use virtual_host::{FileIdentity, HostConfig};
 
 /// A checked configuration.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Config {
     /// Which libraries do the cryptography.
     pub crypto: Crypto,

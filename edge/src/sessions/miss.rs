@@ -25,7 +25,7 @@ pub enum NoSession {
     UnknownGeneration,
     /// Altered, or sealed for another virtual host.
     Unreadable,
-    /// The id is none that an edge gives, and there is no ticket.
+    /// The id is none that an edge of the group gives, or of a generation that is gone, and there is no ticket.
     ForeignId,
     /// Its full handshake was too long ago.
     TooOld,
@@ -35,6 +35,8 @@ pub enum NoSession {
     OtherPolicy,
     /// The client's certificate would not let it in at this moment.
     ClientCertificate,
+    /// Whether the client's certificate would let it in cannot be told at this moment.
+    ClientUnverified,
     /// Resumption of this kind is off.
     Off,
 }

@@ -49,7 +49,7 @@ pub struct SessionTable {
 }
 
 /// A checked `[sessions]` table.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SessionConfig {
     /// As TOML has it.
     pub table: SessionTable,
@@ -99,6 +99,13 @@ struct Stores {
     shared: Option<SharedStore>,
 }
 
+impl Kept {
+    /// A session that a client goes on from, which it offered by this id, if by an id.
+    pub fn again(head: &Head, origin: Origin, session_id: Option<SessionId>) -> Self {
+        Self { serial: head.serial, session_id, by: Some(origin.by) }
+    }
+}
+
 /// By what a client came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -133,6 +140,8 @@ pub struct Origin {
 pub struct Kept {
     serial: Serial,
     session_id: Option<SessionId>,
+    /// By what the client came back to it; `None` where this is its first connection.
+    pub by: Option<By>,
 }
 
 /// A ticket that the client may keep for less is not worth its bytes.
@@ -172,10 +181,9 @@ impl Sessions {
 
     /// How the session of a handshake that begins at this moment can be kept.
     pub fn keeping(&self) -> Keeping {
-        if self.ticket_keys.load().sealing(Instant::now()).is_none() {
-            return Keeping::default();
-        }
-        let fresh_id = |stores: &Stores| SessionId(stores.local.fresh_id(&mut rand::rng()));
+        let generations = self.ticket_keys.load();
+        let Some(generation) = generations.sealing(Instant::now()) else { return Keeping::default() };
+        let fresh_id = |stores: &Stores| seal::mark(generation, SessionId(stores.local.fresh_id(&mut rand::rng())));
         Keeping { tickets: self.tickets, session_id: self.stores.as_ref().map(fresh_id) }
     }
 
@@ -196,11 +204,10 @@ impl Sessions {
     /// [`Miss`].
     pub async fn of_id(&self, host: &VirtualHost, session_id: SessionId) -> Result<Found, Miss> {
         let Stores { local, shared } = self.stores.as_ref().ok_or(NoSession::Off)?;
-        let SessionId(id) = &session_id;
-        // Clients of TLS 1.3 make ids up (RFC 8446 §4.1.2), which no store need be asked for.
-        if !store::is_of_an_edge(id, self.lifetime) {
+        if !seal::is_marked(&self.ticket_keys.load(), &session_id, Instant::now()) {
             return Err(NoSession::ForeignId.into());
         }
+        let SessionId(id) = &session_id;
         let missed = match local.find(id).await {
             Ok(sealed) => return self.open(host, Some(session_id), &sealed, By::Id),
             Err(store::Miss::Ended) => return Err(NoSession::Ended.into()),
@@ -233,10 +240,13 @@ impl Sessions {
     pub fn keep(&self, host: &VirtualHost, kept_by: KeptBy, session: &Session) -> (Kept, Option<NewSessionTicket>) {
         let head = Head { began: unix_seconds(SystemTime::now()), serial: rand::random(), policy: host.policy };
         match kept_by {
-            KeptBy::Ticket => (Kept { serial: head.serial, session_id: None }, self.ticket(host, &head, session)),
+            KeptBy::Ticket => {
+                let kept = Kept { serial: head.serial, session_id: None, by: None };
+                (kept, self.ticket(host, &head, session))
+            }
             KeptBy::Id(id) => {
                 self.store(host, id, &head, session);
-                (Kept { serial: head.serial, session_id: Some(id) }, None)
+                (Kept { serial: head.serial, session_id: Some(id), by: None }, None)
             }
         }
     }
@@ -262,14 +272,11 @@ impl Sessions {
         session: &Session,
         origin: Origin,
     ) -> Option<NewSessionTicket> {
+        if !self.tickets {
+            return None;
+        }
         let sealing = self.ticket_keys.load().sealing(Instant::now())?.number;
         (sealing > origin.generation).then(|| self.ticket(host, head, session)).flatten()
-    }
-
-    /// A client goes on from a session, which it offered by this id, if by an id.
-    pub fn resumed(&self, head: &Head, origin: Origin, session_id: Option<SessionId>) -> Kept {
-        self.telemetry.resumed(origin.by);
-        Kept { serial: head.serial, session_id }
     }
 
     /// A client that offered a session has a full handshake.

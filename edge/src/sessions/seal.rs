@@ -3,9 +3,10 @@
 //! The key is `HKDF-SHA256(ticket key, salt, purpose)`. The purpose names the virtual host, so that what one host sealed
 //! opens at no other, and for a stored session its id, so that no store can pass one session off as another.
 
-use aes_gcm::aead::{Aead, KeyInit};
-use aes_gcm::{Aes256Gcm, Nonce};
+use aes_gcm::aead::Aead;
+use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
 use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
 use keystead_tls::SessionId;
 use rand::CryptoRng;
 use sha2::Sha256;
@@ -78,6 +79,38 @@ pub fn open<'g>(
     Ok((Zeroizing::new(record), generation))
 }
 
+/// Bytes at the end of an id that show that an edge of the group has made it.
+const MARK: usize = 8;
+
+/// Marks an id as made by an edge of the group: its last bytes are a MAC of the others. So an id of a client's making,
+/// as every client of TLS 1.3 sends (RFC 8446 §4.1.2), is known without asking a store.
+pub fn mark(generation: &Generation, SessionId(id): SessionId) -> SessionId {
+    let mut marked = id;
+    if let Some((name, mark)) = marked.split_last_chunk_mut::<MARK>()
+        && let Some(mac) = mac(generation, name)
+    {
+        mac.finalize().as_bytes().iter().zip(mark).for_each(|(byte, of_mark)| *of_mark = *byte);
+    }
+    SessionId(marked)
+}
+
+/// Whether an edge of the group made the id under one of the generations that still open.
+pub fn is_marked(generations: &Generations, SessionId(id): &SessionId, now: Instant) -> bool {
+    let Some((name, mark)) = id.split_last_chunk::<MARK>() else { return false };
+    let fits = |generation: &Generation| {
+        mac(generation, name).is_some_and(|mac| mac.verify_truncated_left(mark.as_slice()).is_ok())
+    };
+    generations.all_opening(now).any(fits)
+}
+
+/// `None` only if the libraries refuse a length that they allow.
+fn mac(generation: &Generation, name: &[u8]) -> Option<Hmac<Sha256>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(generation.key.expose()).ok()?;
+    mac.update(b"keystead session id v1\0");
+    mac.update(name);
+    Some(mac)
+}
+
 fn cipher(generation: &Generation, salt: &[u8; SALT], purpose: Purpose<'_>) -> Option<Aes256Gcm> {
     let mut key = Zeroizing::new([0; 32]);
     let derivation = Hkdf::<Sha256>::new(Some(salt), generation.key.expose());
@@ -87,7 +120,7 @@ fn cipher(generation: &Generation, salt: &[u8; SALT], purpose: Purpose<'_>) -> O
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::super::ticket_keys::tests::{message, ticket_keys};
     use super::*;
 
@@ -133,6 +166,24 @@ mod tests {
             let cut = sealed.get(..index).unwrap();
             assert_eq!(open(&generations, TICKET, cut, Instant::now()).err(), Some(expected), "{index}");
         }
+    }
+
+    #[test]
+    fn an_id_is_known_by_its_mark_while_its_generation_opens() {
+        let keys = ticket_keys();
+        keys.tell(message(5), Instant::now());
+        let id = mark(keys.load().sealing(Instant::now()).unwrap(), SessionId([7; 32]));
+        assert_eq!(id.0.first_chunk(), Some(&[7; 24]));
+        assert!(is_marked(&keys.load(), &id, Instant::now()));
+        for index in 0..32 {
+            let mut altered = id;
+            altered.0[index] ^= 1;
+            assert!(!is_marked(&keys.load(), &altered, Instant::now()), "{index}");
+        }
+        keys.tell(message(6), Instant::now());
+        assert!(is_marked(&keys.load(), &id, Instant::now()));
+        keys.tell(message(7), Instant::now());
+        assert!(!is_marked(&keys.load(), &id, Instant::now()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use keystead_proto::v1;
 use tokio::time::Instant;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::telemetry::Telemetry;
 
@@ -20,9 +20,10 @@ pub type KeyName = [u8; 16];
 pub struct TicketKey([u8; 32]);
 
 impl TicketKey {
-    /// Takes the key over.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    /// A copy of these bytes; `None` where they are not 32.
+    fn copy_of(bytes: &[u8]) -> Option<Self> {
+        let mut key = Self([0; 32]);
+        (bytes.len() == key.0.len()).then(|| key.0.copy_from_slice(bytes)).map(|()| key)
     }
 
     /// The key's bytes.
@@ -54,17 +55,15 @@ pub struct Generation {
 
 impl Generation {
     fn read(key: v1::TicketKey, now: Instant) -> Option<Self> {
-        let v1::TicketKey { generation, name, mut key, seal_for_ms, open_for_ms } = key;
-        let bytes = key.as_slice().try_into();
-        let generation = Self {
+        let v1::TicketKey { generation, name, key, seal_for_ms, open_for_ms } = key;
+        let key = Zeroizing::new(key);
+        Some(Self {
             number: generation,
             name: name.as_slice().try_into().ok()?,
-            key: TicketKey::new(bytes.ok()?),
+            key: TicketKey::copy_of(&key)?,
             seals_until: (seal_for_ms != 0).then(|| now + span(seal_for_ms)),
             opens_until: now + span(open_for_ms),
-        };
-        key.zeroize();
-        Some(generation)
+        })
     }
 
     /// How much longer it opens what it seals at this moment.
@@ -99,6 +98,11 @@ impl Generations {
     /// The one of that name, if it still opens.
     pub fn opening(&self, name: &KeyName, now: Instant) -> Option<&Arc<Generation>> {
         self.0.iter().find(|generation| generation.name == *name && now < generation.opens_until)
+    }
+
+    /// Those that still open.
+    pub fn all_opening(&self, now: Instant) -> impl Iterator<Item = &Generation> {
+        self.0.iter().map(AsRef::as_ref).filter(move |generation| now < generation.opens_until)
     }
 }
 

@@ -11,9 +11,11 @@ mod miss;
 mod shared;
 mod telemetry;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
+
+use super::record::unix_seconds;
 
 pub use config::LocalConfig;
 pub use local::LocalStore;
@@ -29,18 +31,6 @@ pub type SessionId = [u8; 32];
 /// Most bytes of a sealed session.
 pub const LONGEST_VALUE: usize = 16 << 10;
 
-/// Whether an edge may have given this id, to a session of which nothing is older than `lifetime`. Its bucket's number
-/// is the time at which the bucket was begun.
-pub fn is_of_an_edge(id: &SessionId, lifetime: Duration) -> bool {
-    /// Other edges' clocks, and buckets that fill up faster than the clock goes.
-    const AHEAD: u64 = 3600;
-    /// The longest that a bucket is open.
-    const BUCKET: u64 = 24 * 3600;
-    let [a, b, c, d, ..] = *id;
-    let (begun, now) = (u64::from(u32::from_be_bytes([a, b, c, d])), unix_now());
-    begun <= now + AHEAD && begun.saturating_add(lifetime.as_secs()).saturating_add(BUCKET) >= now
-}
-
 /// What a store has in place of the id.
 fn digest(id: &SessionId) -> [u8; 32] {
     Sha256::digest(id).into()
@@ -48,7 +38,7 @@ fn digest(id: &SessionId) -> [u8; 32] {
 
 /// Seconds since 1970. What is on disk outlives every other clock.
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    unix_seconds(SystemTime::now())
 }
 
 /// When something that begins now and lives that long has ended, in seconds since 1970.

@@ -85,6 +85,8 @@ impl SessionOffered {
         match (session.extended_master_secret, offered.extended_master_secret) {
             (true, false) => Err(PeerMisbehaved::ExtendedMasterSecretDropped),
             (false, true) => Ok(Err(Difference::NoExtendedMasterSecret)),
+            // RFC 7627 §5.3 would rather have neither resume without it; §5.4 says what makes it safe: nobody renegotiates
+            // here, and nobody is handed a channel binding.
             (true, true) | (false, false) => Ok(Ok(suite)),
         }
     }
