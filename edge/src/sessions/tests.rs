@@ -57,7 +57,16 @@ async fn a_stored_session_outlives_a_restart_and_is_nothing_without_the_keys_of_
 
     // Whoever steals the directory and has the keys of a later day, and what is more the session's id.
     let thief = sessions(directory.path(), SessionTable::default(), 30);
-    assert_eq!(find(&thief, &host, id).await.unwrap_err(), NoSession::UnknownGeneration.into());
+    assert_eq!(find(&thief, &host, id).await.unwrap_err(), NoSession::ForeignId.into());
+    let store = &thief.stores.as_ref().unwrap().local;
+    let stored = loop {
+        match store.find(&id.0).await {
+            Err(store::Miss::StoreOpening) => tokio::time::sleep(Duration::from_millis(5)).await,
+            found => break found.unwrap(),
+        }
+    };
+    let opened = thief.open(&host, Some(id), &stored, By::Id);
+    assert_eq!(opened.unwrap_err(), NoSession::UnknownGeneration.into());
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Handshakes, and the key servers they depend on.
 
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use rustls::{AlertDescription, Error};
