@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use keystead_edge::config::Config;
+use keystead_edge::sessions::SessionTable;
 use keystead_keyserver::settings::Settings;
 use keystead_keyserver::ticket_keys::group::GroupName;
 use keystead_local::pki::{Deployment, provide_ticket_secret};
@@ -56,10 +57,42 @@ fn the_edges_sample_is_understood() {
     fs::copy(served, directory.path().join("pki/localhost.pem")).unwrap();
     fs::write(directory.path().join("pki/localhost.ocsp"), b"response").unwrap();
     fs::write(directory.path().join("pki/clients.crl"), revocation_list()).unwrap();
+    store_files(directory.path());
+    // Only sentinels take all keys of the table.
+    let text = fs::read_to_string(&file).unwrap().replace(r#"kind = "single""#, r#"kind = "sentinel""#);
+    fs::write(&file, text).unwrap();
     let config = Config::load(&file).unwrap();
     assert_eq!(config.hosts.len(), 1);
     assert!(config.hosts.iter().all(|host| host.client_verifier.is_some() && !host.has_key_transport()));
     assert_eq!(config.limits, keystead_edge::config::Limits::default());
+    assert!(config.sessions.shared.is_some());
+    let defaults = SessionTable { shared: config.sessions.table.shared.clone(), ..SessionTable::default() };
+    assert_eq!(config.sessions.table, defaults);
+}
+
+/// The files that a shared store's table names.
+fn store_files(directory: &Path) {
+    for (name, channel) in [("ca.pem", "channel-ca.pem"), ("client.pem", "channel.pem"), ("client.key", "channel.key")]
+    {
+        fs::copy(directory.join("pki").join(channel), directory.join(format!("redis-{name}"))).unwrap();
+    }
+    for name in ["redis.password", "sentinel.password"] {
+        fs::write(directory.join(name), "secret\n").unwrap();
+    }
+}
+
+/// A fleet's edges differ from others in their shared store alone.
+#[test]
+fn the_fleets_sample_is_the_edges_with_a_shared_store() {
+    let read = |name: &str| -> toml::Table {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
+        fs::read_to_string(source).unwrap().parse().unwrap()
+    };
+    let mut fleet = read("edge.fleet.toml");
+    let sessions = fleet.remove("sessions").unwrap();
+    assert_eq!(fleet, read("edge.toml"));
+    let shared: toml::Table = "[shared]\nkind = \"single\"\naddresses = [\"store:6379\"]".parse().unwrap();
+    assert_eq!(sessions, shared.into());
 }
 
 fn revocation_list() -> String {

@@ -27,33 +27,62 @@ struct Stack {
 impl Stack {
     /// Starts a stack on free ports and waits until it says that it is ready.
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, |_| {})
+    }
+
+    fn start_with(arguments: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         // Held together, so that no two are the same.
-        let held: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<_> = held.iter().map(|it| it.local_addr().unwrap().port().to_string()).collect();
         drop(held);
-        let names = ["TLS", "EDGE_METRICS", "KEY_SERVER", "KEY_SERVER_METRICS", "BACKEND"];
+        let names = ["TLS", "EDGE_METRICS", "KEY_SERVER", "KEY_SERVER_METRICS", "BACKEND", "SHARED_STORE"];
         let mut command = command();
         for (name, port) in names.iter().zip(&ports) {
             command.env(format!("KEYSTEAD_LOCAL_{name}_PORT"), port);
         }
         command.env("KEYSTEAD_LOCAL_DIR", directory.path()).args(arguments);
+        adjust(&mut command);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
         let stderr = process.stderr.take().unwrap();
         Self { directory, process, stdout, stderr, _turn: turn }
     }
 
-    /// The `curl` line that the stack prints once it is ready.
+    /// The next `curl` line that the stack prints once it is ready.
     fn curl_line(&mut self) -> String {
+        self.line("curl ")
+    }
+
+    /// The next line of those printed that begins so.
+    fn line(&mut self, begin: &str) -> String {
         let mut lines = self.stdout.by_ref().lines().map(Result::unwrap);
-        let Some(line) = lines.find(|line| line.trim_start().starts_with("curl ")) else {
+        let Some(line) = lines.find(|line| line.trim_start().starts_with(begin)) else {
             let mut errors = String::new();
             self.stderr.read_to_string(&mut errors).unwrap();
-            panic!("the stack never became ready: {errors}");
+            panic!("the stack printed no {begin}: {errors}");
         };
         line
+    }
+
+    /// The process of each program, by the line that names them.
+    fn processes(&mut self) -> Vec<(String, Pid)> {
+        let line = self.line("processes ");
+        let named = line.trim_start().trim_start_matches("processes").split(',').map(str::trim);
+        named.map(|one| one.split_once(' ').map(|(name, id)| (name.to_owned(), pid(id))).unwrap()).collect()
+    }
+
+    /// Reads standard error up to the line that holds `expected`.
+    fn until_told(&mut self, expected: &str) -> String {
+        let mut told = Vec::new();
+        while !String::from_utf8_lossy(&told).lines().any(|line| line.contains(expected)) || !told.ends_with(b"\n") {
+            let mut byte = [0];
+            let read = self.stderr.read(&mut byte).unwrap();
+            assert_ne!(read, 0, "no {expected} in {}", String::from_utf8_lossy(&told));
+            told.extend(byte);
+        }
+        String::from_utf8(told).unwrap()
     }
 
     fn signal(&self, signal: Signal) {
@@ -72,7 +101,7 @@ impl Stack {
     fn children(&self) -> Vec<Pid> {
         let id = self.process.id();
         let listed = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-        listed.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+        listed.split_whitespace().map(pid).collect()
     }
 }
 
@@ -93,6 +122,10 @@ fn command() -> Command {
     // Outside cargo nothing is built: the programs beside this one are taken as they are.
     command.env_remove("CARGO");
     command
+}
+
+fn pid(text: &str) -> Pid {
+    Pid::from_raw(text.parse().unwrap()).unwrap()
 }
 
 fn shell(line: &str) -> String {
@@ -172,27 +205,125 @@ fn each_of_two_edges_serves() {
 }
 
 #[test]
-fn a_program_that_dies_ends_everything_and_is_named() {
+fn the_printed_lines_resume_at_the_other_edge_by_ticket_and_by_id() {
+    let mut stack = Stack::start(&["--edges", "2"]);
+    let store = stack.line("store ");
+    assert!(store.contains("-server), where edges share sessions by id"), "{store}");
+    for _ in ["by ticket", "by id"] {
+        let (begin, resume) = (stack.line("openssl "), stack.line("openssl "));
+        assert!(shell(&begin).starts_with("New, TLSv1.2"), "{begin}");
+        assert!(shell(&resume).starts_with("Reused, TLSv1.2"), "{resume}");
+    }
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn edges_without_a_store_serve_and_say_what_is_missing() {
+    let serves = |mut stack: Stack, says: &str| {
+        let store = stack.line("store ");
+        assert!(store.contains(says), "{store}");
+        assert!(shell(&format!("{} --silent --show-error", stack.curl_line())).contains("tls-version: TLSv1.2\n"));
+        stack.signal(Signal::TERM);
+        assert_eq!(stack.end(), (Some(0), String::new()));
+    };
+    // Nothing listens there.
+    serves(Stack::start(&["--edges", "2", "--shared-store", "127.0.0.1:1"]), " 127.0.0.1:1, ");
+    // Cargo needs a path; what the start above has built is good enough.
+    let nothing_installed = |command: &mut Command| {
+        command.env("PATH", "/nowhere").env_remove("CARGO");
+    };
+    serves(Stack::start_with(&["--edges", "2"], nothing_installed), "none: ");
+}
+
+#[test]
+fn a_program_that_is_killed_runs_again_within_a_second() {
     let mut stack = Stack::start(&[]);
-    stack.curl_line();
+    let processes = stack.processes();
+    assert_eq!(processes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["keyserver", "edge-one"]);
+    let line = stack.curl_line();
+    for (name, id) in processes.into_iter().rev() {
+        kill_process(id, Signal::KILL).unwrap();
+        let killed = Instant::now();
+        let told =
+            stack.until_told(&format!("{name} was killed (signal: 9 (SIGKILL)) and is started again as process "));
+        assert!(killed.elapsed() < Duration::from_secs(1), "{told}");
+        assert_eq!(stack.children().len(), 2);
+        wait_until("the page", || {
+            Command::new("sh").args(["-c", &format!("{line} --silent")]).output().unwrap().status.success()
+        });
+    }
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_program_that_is_stopped_stays_down_until_the_printed_line_starts_it() {
+    let mut stack = Stack::start(&[]);
+    let key_server = stack.processes().remove(0).1;
+    let line = format!("{} --silent", stack.curl_line());
+    let serves = || Command::new("sh").args(["-c", &line]).output().unwrap().status.success();
+    kill_process(key_server, Signal::TERM).unwrap();
+    let told = stack.until_told("serve --config ");
+    assert!(told.contains("keyserver was stopped and stays down; to start it again:\n"), "{told}");
+    wait_until("its end", || !serves());
+    assert_eq!(stack.children().len(), 1);
+
+    let again = format!("exec {}", told.lines().last().unwrap().trim());
+    let log = stack.directory.path().join("again.log");
+    let log = std::fs::File::create(log).unwrap();
+    let mut again = Command::new("sh").args(["-c", &again]).stdout(log).spawn().unwrap();
+    wait_until("the page", serves);
+    kill_process(Pid::from_child(&again), Signal::TERM).unwrap();
+    assert!(again.wait().unwrap().success());
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn a_program_that_is_killed_again_and_again_ends_everything_and_is_named() {
+    let mut stack = Stack::start(&[]);
+    let mut key_server = stack.processes().remove(0).1;
     let children = stack.children();
-    let key_server = children.first().unwrap();
-    kill_process(*key_server, Signal::KILL).unwrap();
+    for _ in 0..5 {
+        kill_process(key_server, Signal::KILL).unwrap();
+        let told = stack.until_told("keyserver was killed");
+        key_server = pid(told.trim_end().rsplit_once(' ').unwrap().1);
+    }
+    kill_process(key_server, Signal::KILL).unwrap();
     let log = stack.directory.path().join("log/keyserver.log");
     let (code, errors) = stack.end();
     assert_eq!(code, Some(1));
     assert!(errors.starts_with("error: keyserver ended"), "{errors}");
     assert!(errors.contains(log.to_str().unwrap()), "{errors}");
     assert!(children.iter().all(|child| test_kill_process(*child).is_err()), "a program was left behind");
+    assert!(test_kill_process(key_server).is_err(), "the key server was left behind");
+}
+
+#[test]
+fn a_program_that_fails_ends_everything_and_is_named() {
+    let mut stack = Stack::start(&[]);
+    let (_, edge) = stack.processes().remove(1);
+    // What is killed comes back with this configuration, and does not start with it.
+    let configuration = stack.directory.path().join("edge-one/edge.toml");
+    std::fs::write(&configuration, "nonsense = true\n").unwrap();
+    kill_process(edge, Signal::KILL).unwrap();
+    let (code, errors) = stack.end();
+    assert_eq!(code, Some(1));
+    assert!(errors.starts_with("error: edge-one ended (exit status: 64)"), "{errors}");
+    assert!(errors.contains("nonsense"), "{errors}");
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn programs_end_when_the_stack_is_killed() {
     let mut stack = Stack::start(&[]);
-    stack.curl_line();
+    // One that was started again too.
+    kill_process(stack.processes().remove(0).1, Signal::KILL).unwrap();
+    stack.until_told("keyserver was killed");
     let children = stack.children();
     assert_eq!(children.len(), 2);
+    wait_until("the key server to ask for its end", || children.iter().all(|child| is_program(*child)));
     stack.signal(Signal::KILL);
     stack.process.wait().unwrap();
     wait_until("the programs to end", || children.iter().all(|child| !runs(*child)));
@@ -202,4 +333,10 @@ fn programs_end_when_the_stack_is_killed() {
 fn runs(pid: Pid) -> bool {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join("stat"));
     status.is_ok_and(|status| !status.contains(") Z "))
+}
+
+/// Whether it has become the program, after which the kernel knows to end it with its parent.
+fn is_program(pid: Pid) -> bool {
+    let name = std::fs::read_link(Path::new("/proc").join(pid.as_raw_nonzero().to_string()).join("exe"));
+    name.is_ok_and(|path| path.file_name().is_some_and(|name| name != "keystead-local"))
 }

@@ -1,5 +1,4 @@
 //! What runs where: addresses, files and the programs' configurations.
-use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -7,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Options;
+use super::store::{Store, StoreServer};
 use crate::pki::{CLIENT_NAME, KEY_SERVER_NAME, LEGACY_NAME, MUTUAL_NAME, edge_identity};
 
 const EDGE_NAMES: [&str; 8] = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
@@ -18,9 +18,10 @@ const TICKET_SECRET: &str = "ticket-keys.toml";
 
 /// The whole stack on paper.
 pub(super) struct Layout {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     pub(super) key_server: KeyServer,
     pub(super) edges: Vec<Edge>,
+    pub(super) store: Store,
     pub(super) backend: SocketAddr,
 }
 
@@ -45,7 +46,8 @@ pub(super) struct Port {
 }
 
 impl Layout {
-    pub(super) fn new(options: &Options) -> Result<Self> {
+    /// Lays out what `options` ask for, with `store_server` for a store of sessions where edges share one.
+    pub(super) fn new(options: &Options, store_server: Option<PathBuf>) -> Result<Self> {
         let directory = options.dir.clone();
         let key_server = KeyServer {
             configuration: directory.join("keyserver/keyserver.toml"),
@@ -54,7 +56,15 @@ impl Layout {
         };
         let names = EDGE_NAMES.into_iter().take(options.edges.into());
         let edges = names.zip(0..).map(|(name, position)| Edge::new(options, name, position)).collect::<Result<_>>()?;
-        Ok(Self { directory, key_server, edges, backend: loopback(options.backend_port) })
+        let store = match (&options.shared_store, store_server) {
+            (Some(address), _) => Store::Given(address.clone()),
+            (None, _) if options.edges < 2 => Store::Alone,
+            (None, None) => Store::Missing,
+            (None, Some(program)) => {
+                Store::Own(StoreServer::new(program, loopback(options.shared_store_port), directory.join("store")))
+            }
+        };
+        Ok(Self { directory, key_server, edges, store, backend: loopback(options.backend_port) })
     }
 
     pub(super) fn pki(&self) -> PathBuf {
@@ -80,6 +90,9 @@ impl Layout {
         for Edge { name, tls, metrics, .. } in &self.edges {
             ports.push(port(&format!("edge {name}"), *tls, "--tls-port"));
             ports.push(port(&format!("edge {name}'s metrics"), *metrics, "--edge-metrics-port"));
+        }
+        if let Store::Own(server) = &self.store {
+            ports.push(port("store of sessions", server.address, "--shared-store-port"));
         }
         ports
     }
@@ -142,6 +155,9 @@ danger_rsa_key_transport = true
     fn edge_configuration(&self, edge: &Edge) -> String {
         let Edge { name, tls, metrics, .. } = edge;
         let (key_server, backend) = (self.key_server.grpc, self.backend);
+        let shared = self.store.address().map_or_else(String::new, |address| {
+            format!("\n[sessions.shared]\nkind = \"single\"\naddresses = [\"{address}\"]\n")
+        });
         format!(
             r#"# Written by keystead-local at each start.
 state_directory = "state"
@@ -163,7 +179,7 @@ address = "{tls}"
 [key_server]
 addresses = ["{key_server}"]
 server_name = "{KEY_SERVER_NAME}"
-
+{shared}
 [[virtual_host]]
 names = ["localhost"]
 default = true
@@ -208,41 +224,6 @@ impl Edge {
             metrics: loopback(above(options.edge_metrics_port, metrics)?),
         })
     }
-}
-
-impl fmt::Display for Layout {
-    /// What runs where, and a command to try it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Keystead is ready; Ctrl-C ends it.")?;
-        for Edge { name, tls, metrics, .. } in &self.edges {
-            writeln!(f, "  edge {name:<6} https://localhost:{}  metrics http://{metrics}/metrics", tls.port())?;
-        }
-        let KeyServer { grpc, metrics, .. } = &self.key_server;
-        writeln!(f, "  key server  {grpc} (gRPC)   metrics http://{metrics}/metrics")?;
-        writeln!(f, "  backend     http://{}", self.backend)?;
-        writeln!(f, "  files       {} (certificates, configurations, logs)", self.directory.display())?;
-        let file = |name| quoted(&self.pki().join(name));
-        let authority = file("ca.pem");
-        writeln!(f, "Try it:")?;
-        for Edge { tls, .. } in &self.edges {
-            writeln!(f, "  curl --cacert {authority} https://localhost:{}/", tls.port())?;
-        }
-        let Some(Edge { tls, .. }) = self.edges.first() else { return Ok(()) };
-        let (certificate, key, port) = (file("client.pem"), file("client.key"), tls.port());
-        writeln!(f, "With a client certificate, and by RSA key transport:")?;
-        writeln!(f, "  curl --cacert {authority} --cert {certificate} --key {key} https://{MUTUAL_NAME}:{port}/")?;
-        writeln!(
-            f,
-            "  curl --cacert {authority} --tls-max 1.2 --ciphers AES128-GCM-SHA256 https://{LEGACY_NAME}:{port}/"
-        )
-    }
-}
-
-/// The path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let path = path.display().to_string();
-    let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
-    if plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -1,23 +1,29 @@
 //! The stack: a key server, edges and a backend on loopback, from the first start to an orderly end.
+mod announcement;
 mod child;
+mod invocation;
 mod layout;
 mod probe;
 mod programs;
+mod store;
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use keystead_program::channel::HostPort;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{self, Expect};
 use crate::pki::{self, Deployment};
+use announcement::Announcement;
 use child::Family;
+use invocation::Invocation;
 use layout::Layout;
 use programs::Programs;
+use store::Store;
 
 pub use child::exec_with_parent;
 
@@ -45,15 +51,21 @@ pub struct Options {
     /// Port of the backend
     #[arg(long, env = "KEYSTEAD_LOCAL_BACKEND_PORT", default_value_t = 8080)]
     pub backend_port: u16,
+    /// host:port of a Redis or Valkey where edges share sessions with ids; with several edges the stack runs one itself
+    #[arg(long, env = "KEYSTEAD_LOCAL_SHARED_STORE", value_name = "HOST:PORT")]
+    pub shared_store: Option<HostPort>,
+    /// Port of the Redis or Valkey that the stack runs itself
+    #[arg(long, env = "KEYSTEAD_LOCAL_SHARED_STORE_PORT", default_value_t = 6380)]
+    pub shared_store_port: u16,
 }
 
 /// Starts everything, says what runs where, and serves until `stop` is cancelled; then drains everything.
 ///
 /// # Errors
-/// A directory in use, a taken port, a program that cannot be built, started or made ready, or that ends by itself:
-/// then the end of its log is part of the error.
+/// A directory in use, a taken port, a program that cannot be built, started or made ready, that fails, or that is killed
+/// again and again: then the end of its log is part of the error.
 pub async fn run(options: &Options, stop: CancellationToken) -> Result<()> {
-    let layout = Layout::new(options)?;
+    let layout = Layout::new(options, store::find_server())?;
     let _lock = lock(&options.dir)?;
     probe::ports_are_free(&layout).await?;
     let programs = Programs::find().await?;
@@ -81,30 +93,37 @@ pub async fn run(options: &Options, stop: CancellationToken) -> Result<()> {
 /// Starts the programs and tells so; returns only when it cannot go on.
 async fn serve(layout: &Layout, programs: &Programs, family: &mut Family) -> anyhow::Error {
     match start(layout, programs, family).await {
-        Ok(()) => family.first_end().await,
+        Ok(()) => family.supervise().await,
         Err(error) => error,
     }
 }
 
 async fn start(layout: &Layout, programs: &Programs, family: &mut Family) -> Result<()> {
+    if let Store::Own(server) = &layout.store {
+        family.start("store", server.prepare()?, layout.log("store"))?;
+        ready(family, probe::store(server.address)).await?;
+    }
     let key_server = &layout.key_server;
-    family.start("keyserver", &programs.key_server, &key_server.configuration, layout)?;
-    ready(family, key_server.metrics).await?;
+    let invocation = Invocation::serve(&programs.key_server, &key_server.configuration);
+    family.start("keyserver", invocation, layout.log("keyserver"))?;
+    ready(family, probe::ready(key_server.metrics)).await?;
     for edge in &layout.edges {
-        family.start(&format!("edge-{}", edge.name), &programs.edge, &edge.configuration, layout)?;
+        let name = format!("edge-{}", edge.name);
+        family.start(&name, Invocation::serve(&programs.edge, &edge.configuration), layout.log(&name))?;
     }
     for edge in &layout.edges {
-        ready(family, edge.metrics).await?;
+        ready(family, probe::ready(edge.metrics)).await?;
     }
-    std::io::stdout().write_all(layout.to_string().as_bytes())?;
+    let announcement = Announcement { layout, processes: family.processes() };
+    std::io::stdout().write_all(announcement.to_string().as_bytes())?;
     Ok(())
 }
 
-/// Waits until the program with these metrics is ready, unless one ends before.
-async fn ready(family: &mut Family, metrics: SocketAddr) -> Result<()> {
+/// Waits until `probe` finds a program ready, unless one ends before.
+async fn ready(family: &mut Family, probe: impl Future<Output = ()>) -> Result<()> {
     tokio::select! {
         error = family.first_end() => Err(error),
-        () = probe::ready(metrics) => Ok(()),
+        () = probe => Ok(()),
     }
 }
 

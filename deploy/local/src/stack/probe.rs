@@ -34,6 +34,21 @@ pub(super) async fn ready(metrics: SocketAddr) {
     }
 }
 
+/// Waits until the Redis or Valkey at this address answers.
+pub(super) async fn store(address: SocketAddr) {
+    while !matches!(timeout(ANSWER_TIMEOUT, pong(address)).await, Ok(Ok(true))) {
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn pong(address: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"PING\r\n").await?;
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).await?;
+    Ok(&answer == b"+PONG")
+}
+
 async fn is_ready(address: SocketAddr) -> bool {
     matches!(timeout(ANSWER_TIMEOUT, status_line(address)).await, Ok(Ok(line)) if line.contains(" 200 "))
 }
