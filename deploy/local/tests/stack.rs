@@ -219,6 +219,40 @@ fn the_printed_lines_resume_at_the_other_edge_by_ticket_and_by_id() {
 }
 
 #[test]
+fn sessions_resume_at_an_edge_that_was_killed_and_without_a_key_server() {
+    let mut stack = Stack::start(&["--edges", "2"]);
+    let processes = stack.processes();
+    let process = |of: &str| processes.iter().find(|(name, _)| name == of).unwrap().1;
+    let curl = format!("{} --silent", stack.curl_line());
+    let lines: Vec<_> = (0..2).map(|_| (stack.line("openssl "), stack.line("openssl "))).collect();
+    for (begin, _) in &lines {
+        assert!(shell(begin).starts_with("New, "), "{begin}");
+    }
+    kill_process(process("edge-two"), Signal::KILL).unwrap();
+    stack.until_told("edge-two was killed");
+    for (_, resume) in &lines {
+        // It has its ticket keys a moment after it serves.
+        wait_until(resume, || {
+            let output = Command::new("sh").args(["-c", resume]).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).starts_with("Reused, ")
+        });
+    }
+
+    kill_process(process("keyserver"), Signal::TERM).unwrap();
+    stack.until_told("serve --config ");
+    for (_, resume) in &lines {
+        assert!((0..10).all(|_| shell(resume).starts_with("Reused, ")), "{resume}");
+    }
+    let begin = Instant::now();
+    assert!(!Command::new("sh").args(["-c", &curl]).status().unwrap().success());
+    assert!(begin.elapsed() < Duration::from_secs(1), "a full handshake failed late");
+    let log = std::fs::read_to_string(stack.directory.path().join("log/edge-one.log")).unwrap();
+    assert!(log.contains("unreachable"), "{log}");
+    stack.signal(Signal::TERM);
+    assert_eq!(stack.end(), (Some(0), String::new()));
+}
+
+#[test]
 fn edges_without_a_store_serve_and_say_what_is_missing() {
     let serves = |mut stack: Stack, says: &str| {
         let store = stack.line("store ");

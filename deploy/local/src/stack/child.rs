@@ -68,8 +68,8 @@ impl Family {
 
     /// Starts a program, with its output in a log that begins anew.
     ///
-    /// To be called on the process's first thread, as is [`Family::supervise`]: a child ends with the thread that started
-    /// it.
+    /// To be called on the process's first thread, as is [`Family::supervise`]: a child ends with the thread that
+    /// started it.
     pub(super) fn start(&mut self, name: &str, invocation: Invocation, log: PathBuf) -> Result<()> {
         create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let launch = Launch { this: self.this.clone(), invocation, log };

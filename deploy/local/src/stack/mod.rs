@@ -62,8 +62,8 @@ pub struct Options {
 /// Starts everything, says what runs where, and serves until `stop` is cancelled; then drains everything.
 ///
 /// # Errors
-/// A directory in use, a taken port, a program that cannot be built, started or made ready, that fails, or that is killed
-/// again and again: then the end of its log is part of the error.
+/// A directory in use, a taken port, a program that cannot be built, started or made ready, that fails, or that is
+/// killed again and again: then the end of its log is part of the error.
 pub async fn run(options: &Options, stop: CancellationToken) -> Result<()> {
     let layout = Layout::new(options, store::find_server())?;
     let _lock = lock(&options.dir)?;
