@@ -56,10 +56,8 @@ impl Link {
         if !self.breaker.is_closed() {
             return Err(NoAnswer::NotAsked);
         }
-        let Some(connection) = self.connection.load_full() else {
-            self.failed();
-            return Err(NoAnswer::Down);
-        };
+        // No failure of the server's: whoever tends the link finds out what it is.
+        let Some(connection) = self.connection.load_full() else { return Err(NoAnswer::Down) };
         match timeout(within, connection.ask(command)).await {
             Ok(Ok(answer)) => {
                 self.breaker.succeeded();
@@ -95,25 +93,33 @@ impl Link {
         }
     }
 
+    fn is_in_use(&self, connection: &Arc<Connection>) -> bool {
+        self.connection.load().as_ref().is_some_and(|in_use| Arc::ptr_eq(in_use, connection))
+    }
+
     /// Keeps a connection up, and opens and closes the breaker. Never returns.
     pub(super) async fn tend(&self, mut servers: Servers, probe: &Cmd) {
         let mut pauses = Pauses::default();
         loop {
             match self.probe(&mut servers, probe).await {
                 Ok(connection) => {
-                    self.connection.store(Some(Arc::new(connection)));
+                    let connection = Arc::new(connection);
+                    self.connection.store(Some(connection.clone()));
                     if self.breaker.is(State::Closed) {
                         tracing::info!(breaker = <&str>::from(State::Closed), "shared session store answers");
                     }
                     let since = Instant::now();
-                    self.trouble.notified().await;
+                    // The trouble may be that of a connection before.
+                    while self.breaker.is_closed() && self.is_in_use(&connection) {
+                        self.trouble.notified().await;
+                    }
                     self.connection.store(None);
                     if since.elapsed() >= GOOD {
                         pauses.reset();
-                    }
-                    if self.breaker.is_closed() {
-                        // Only the connection was lost.
-                        continue;
+                        if self.breaker.is_closed() {
+                            // Only the connection was lost.
+                            continue;
+                        }
                     }
                 }
                 Err(cause) => {
