@@ -220,11 +220,17 @@ impl Peer {
 
     /// What it may have; `None` when the peer is known no longer.
     fn rights(&mut self) -> Option<&Arc<Rights>> {
-        // The shared table is only read after it changed. An error means that it will not change again.
-        if self.authorizations.has_changed().unwrap_or(false) {
+        // The shared table is only read after it changed.
+        if self.has_changed() {
             self.look_up();
         }
         self.rights.as_ref()
+    }
+
+    /// Whether its rights may be others than were looked up last.
+    fn has_changed(&self) -> bool {
+        // An error means that they will not change again.
+        self.authorizations.has_changed().unwrap_or(false)
     }
 
     /// The keys; `None` when the peer is known no longer.

@@ -14,6 +14,7 @@ use keystead_tls::{KeyId, NamedGroup, SignatureScheme};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -372,6 +373,29 @@ async fn watch_tells_what_an_edge_may_serve_and_every_change() {
     running.authorizations.send(Arc::default()).unwrap();
     assert_eq!(events.message().await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(stream.replies.message().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
+    let running = Running::start().await;
+    let table = |keys: &[usize]| {
+        let rights = running.rights(keys, TicketGroup::new(GroupName::default(), []));
+        Arc::new([(EDGE_TWO.parse().unwrap(), rights)].into_iter().collect::<Authorizations>())
+    };
+    let authorizations = changing::Sender::new(table(&[1]));
+    let mut peer =
+        Peer { identity: EDGE_TWO.parse().unwrap(), authorizations: authorizations.subscribe(), rights: None };
+    peer.look_up();
+    let mut events = Watch::new(peer, None, &Stopping::default());
+    let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
+        Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),
+        Event::TicketKeys(_) => None,
+        Event::Drain(_) => panic!("nothing drains"),
+    };
+    assert_eq!(names().await.unwrap(), ["rsa"]);
+    authorizations.send_replace(table(&[0, 1]));
+    assert_eq!(names().await.unwrap(), ["ec", "rsa"]);
+    assert_eq!(names().await, None);
 }
 
 async fn health(client: &mut HealthClient<Channel>, service: &str) -> ServingStatus {

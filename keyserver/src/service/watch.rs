@@ -78,7 +78,11 @@ impl State {
 
     /// Without tickets there are no keys, which the edge is told too: it may have heard of some before.
     fn ticket_keys(mut self) -> (Event, Self) {
-        let Some(rights) = self.peer.rights() else { return self.unknown() };
+        // Keys go with the identities that were told before them: both are of one table.
+        if self.peer.has_changed() {
+            return self.identities();
+        }
+        let Some(rights) = &self.peer.rights else { return self.unknown() };
         let group = &rights.ticket_group;
         let ratchet = self.tickets.as_mut().map(|tickets| tickets.borrow_and_update().clone());
         let keys = ratchet.map(|ratchet| ratchet.keys(group, UnixTime::now()));
