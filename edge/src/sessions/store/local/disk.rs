@@ -16,6 +16,8 @@ const BUCKETS: u64 = 16;
 const RECOUNT_STEP: usize = 512;
 /// Before the value: when it expires, in seconds since 1970.
 const HEADER: usize = 8;
+/// How many seconds a bucket's number may be ahead of the clock, for buckets that fill up faster than one a second.
+const AHEAD: u32 = 3600;
 /// What a tree is named with its bucket's number in hexadecimal behind it.
 const TREE: &str = "bucket-";
 
@@ -110,6 +112,8 @@ pub(super) struct Disk {
     current: u32,
     /// When the current number was first given, in seconds since 1970.
     since: u64,
+    /// The number before the current one, if it has no bucket: handshakes that are under way may have it.
+    left_empty: Option<u32>,
     uncounted: VecDeque<Uncounted>,
 }
 
@@ -155,19 +159,28 @@ struct Uncounted {
 }
 
 impl Disk {
-    /// Finds the buckets of `database`. `begun` is the number that ids were given while it was being opened.
+    /// Finds the buckets of `database`, and drops those of a clock that was ahead: ids would be numbered behind them
+    /// until the clock is there. `begun` is the number that ids were given while it was being opened.
     pub(super) fn load(database: sled::Db, config: &LocalConfig, begun: u32, now: u64) -> sled::Result<Self> {
         let bounds = Size { entries: config.max_entries, bytes: config.max_bytes };
         let period = config.bucket_period;
         let mut buckets = BTreeMap::new();
         let mut uncounted = VecDeque::new();
+        let last = bucket_of(now).saturating_add(AHEAD);
+        let begun = if begun > last { bucket_of(now) } else { begun };
         for bucket in database.tree_names().iter().filter_map(|name| number_of(name)) {
+            if bucket > last {
+                tracing::warn!(bucket, now, "sessions of a clock that was ahead dropped");
+                database.drop_tree(name_of(bucket))?;
+                continue;
+            }
             let tree = database.open_tree(name_of(bucket))?;
             buckets.insert(bucket, Bucket { tree, size: Size::default(), expires: 0, is_counted: false });
             uncounted.push_back(Uncounted { bucket, behind: Bound::Unbounded });
         }
         let newest = buckets.keys().next_back().copied();
-        let mut disk = Self { database, bounds, period, buckets, current: begun, since: now, uncounted };
+        let (current, since, left_empty) = (begun, now, None);
+        let mut disk = Self { database, bounds, period, buckets, current, since, left_empty, uncounted };
         if newest.is_some_and(|newest| newest >= begun) {
             // The clock was set back, or buckets filled faster than one a second. What has an id already may stay.
             disk.bucket(begun, now)?;
@@ -218,7 +231,7 @@ impl Disk {
         // One by one: a batch takes a lock of sled's that all databases of the process share, and another database that
         // failed may hold it forever. Batches are no faster.
         for Entry { place, session } in entries {
-            if place.bucket != self.current && !self.buckets.contains_key(&place.bucket) {
+            if !self.takes(place.bucket) {
                 written.bucket_gone += u64::from(session.is_some());
                 continue;
             }
@@ -231,6 +244,10 @@ impl Disk {
         self.advance(now);
         written.evicted = self.make_room(now)?;
         Ok(written)
+    }
+
+    fn takes(&self, bucket: u32) -> bool {
+        bucket == self.current || self.left_empty == Some(bucket) || self.buckets.contains_key(&bucket)
     }
 
     /// Drops the buckets whose time is over, and those beyond the bounds. Returns how many entries made room.
@@ -279,21 +296,21 @@ impl Disk {
         }
     }
 
-    /// Gives ids the next number when the current bucket is full or old. Numbers follow the clock, so that an edge that
-    /// starts knows one before its database is open.
+    /// Gives ids the next number when the current bucket is full or old, also if it is empty. Numbers follow the clock,
+    /// so that an edge that starts knows one before its database is open, and ids of an idle edge are not taken for old.
     fn advance(&mut self, now: u64) {
-        let Some(bucket) = self.buckets.get(&self.current) else {
-            self.since = now;
-            return;
-        };
         let Size { entries, bytes } = self.bounds;
-        let is_full = bucket.size.entries >= entries / BUCKETS || bucket.size.bytes >= bytes / BUCKETS;
+        let is_full = self
+            .buckets
+            .get(&self.current)
+            .is_some_and(|bucket| bucket.size.entries >= entries / BUCKETS || bucket.size.bytes >= bytes / BUCKETS);
         if is_full || now.saturating_sub(self.since) >= self.period.as_secs() {
             self.leave_current(now);
         }
     }
 
     fn leave_current(&mut self, now: u64) {
+        self.left_empty = (!self.buckets.contains_key(&self.current)).then_some(self.current);
         self.current = bucket_of(now).max(self.current.saturating_add(1));
         self.since = now;
     }

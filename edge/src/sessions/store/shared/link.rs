@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
+use strum::IntoStaticStr;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +18,8 @@ use super::servers::{Connection, Servers};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that stood for this long was a good one.
 const GOOD: Duration = Duration::from_secs(10);
+/// Before a good connection that was lost is replaced.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The connection, while there is one, and whether it may be used.
 pub(super) struct Link {
@@ -34,7 +37,8 @@ impl fmt::Debug for Link {
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub(super) enum NoAnswer {
     /// The breaker is open.
     NotAsked,
@@ -56,8 +60,10 @@ impl Link {
         if !self.breaker.is_closed() {
             return Err(NoAnswer::NotAsked);
         }
-        // No failure of the server's: whoever tends the link finds out what it is.
-        let Some(connection) = self.connection.load_full() else { return Err(NoAnswer::Down) };
+        let Some(connection) = self.connection.load_full() else {
+            // No failure: whoever tends the link knows, and opens the breaker if there is no other connection.
+            return Err(NoAnswer::Down);
+        };
         match timeout(within, connection.ask(command)).await {
             Ok(Ok(answer)) => {
                 self.breaker.succeeded();
@@ -65,24 +71,29 @@ impl Link {
             }
             Ok(Err(cause)) => {
                 tracing::debug!(%cause, "shared session store refused");
-                self.failed();
+                self.failed(&connection);
                 if wants_another_connection(&cause) {
                     self.lost(&connection);
                 }
                 Err(if cause.is_timeout() { NoAnswer::Slow } else { NoAnswer::Down })
             }
             Err(_) => {
-                self.failed();
+                self.failed(&connection);
                 Err(NoAnswer::Slow)
             }
         }
     }
 
-    fn failed(&self) {
-        if self.breaker.failed() && self.breaker.is(State::Open) {
+    /// What a connection failed that was replaced meanwhile says nothing about the one that is used.
+    fn failed(&self, connection: &Arc<Connection>) {
+        if self.is_used(connection) && self.breaker.failed() && self.breaker.is(State::Open) {
             tracing::warn!(breaker = <&str>::from(State::Open), "shared session store failed too often");
             self.trouble.notify_one();
         }
+    }
+
+    fn is_used(&self, connection: &Arc<Connection>) -> bool {
+        self.connection.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, connection))
     }
 
     /// Another may have replaced the connection before.
@@ -93,31 +104,18 @@ impl Link {
         }
     }
 
-    fn is_in_use(&self, connection: &Arc<Connection>) -> bool {
-        self.connection.load().as_ref().is_some_and(|in_use| Arc::ptr_eq(in_use, connection))
-    }
-
     /// Keeps a connection up, and opens and closes the breaker. Never returns.
     pub(super) async fn tend(&self, mut servers: Servers, probe: &Cmd) {
         let mut pauses = Pauses::default();
         loop {
             match self.probe(&mut servers, probe).await {
                 Ok(connection) => {
-                    let connection = Arc::new(connection);
-                    self.connection.store(Some(connection.clone()));
-                    if self.breaker.is(State::Closed) {
-                        tracing::info!(breaker = <&str>::from(State::Closed), "shared session store answers");
-                    }
-                    let since = Instant::now();
-                    // The trouble may be that of a connection before.
-                    while self.breaker.is_closed() && self.is_in_use(&connection) {
-                        self.trouble.notified().await;
-                    }
-                    self.connection.store(None);
-                    if since.elapsed() >= GOOD {
+                    let stood = self.stand(Arc::new(connection)).await;
+                    if stood >= GOOD {
                         pauses.reset();
                         if self.breaker.is_closed() {
                             // Only the connection was lost.
+                            sleep(RECONNECT_PAUSE).await;
                             continue;
                         }
                     }
@@ -131,8 +129,25 @@ impl Link {
             let pause = pauses.next(rand::random());
             tracing::debug!(?pause, "shared session store is left alone");
             sleep(pause).await;
-            self.breaker.is(State::HalfOpen);
+            if !self.breaker.is_closed() {
+                self.breaker.is(State::HalfOpen);
+            }
         }
+    }
+
+    /// Has a connection used until it is lost or fails too often. Returns for how long that was.
+    async fn stand(&self, connection: Arc<Connection>) -> Duration {
+        let since = Instant::now();
+        self.connection.store(Some(connection.clone()));
+        if self.breaker.is(State::Closed) {
+            tracing::info!(breaker = <&str>::from(State::Closed), "shared session store answers");
+        }
+        // A permit may be about a connection before this one.
+        while self.breaker.is_closed() && self.is_used(&connection) {
+            self.trouble.notified().await;
+        }
+        self.connection.store(None);
+        since.elapsed()
     }
 
     /// A connection on which a question was answered within the time that those have who ask.

@@ -151,6 +151,61 @@ async fn a_server_that_dies_and_comes_back_is_used_again() {
     keeps(&store, &id(1)).await;
 }
 
+/// Connections that the server ever took.
+fn connections(server: &Server) -> u64 {
+    let stats = server.cli(&["info", "stats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_under_load_is_replaced_once() {
+    if is_missing() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let patient = SharedConfig { timeout: Duration::from_secs(1), ..config(SharedKind::Single, &[server.port()]) };
+    let store = Arc::new(start(&patient));
+    keeps(&store, &id(1)).await;
+    let asked = store.clone();
+    let load = tokio::spawn(async move {
+        loop {
+            let _ = asked.find(&id(1)).await;
+            tokio::task::yield_now().await;
+        }
+    });
+    let before = connections(&server);
+    server.cli(&["client", "kill", "type", "normal"]);
+    until_async(|| async { store.find(&id(1)).await.is_err() }).await;
+    assert_eq!(store.telemetry.breaker.get(), State::Closed as i64);
+    answers(&store, &id(1), Ok(VALUE)).await;
+    let begun = Instant::now();
+    let mut hits = 0;
+    while begun.elapsed() < Duration::from_secs(2) {
+        assert_eq!(store.find(&id(1)).await, Ok(VALUE), "after {hits}");
+        hits += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Two that killed and asked, and the one that replaced what was lost.
+    assert_eq!(connections(&server) - before, 3);
+    load.abort();
+}
+
+#[tokio::test]
+async fn a_forget_that_is_lost_is_counted_by_its_name() {
+    let store = start(&config(SharedKind::Single, &[server::free_port()]));
+    answers(&store, &id(1), Err(Miss::SharedBreakerOpen)).await;
+    store.keep(&id(1), VALUE, LIVES);
+    store.forget(&id(1));
+    let lost = || store.lost_forgets.0.get();
+    until(|| lost() == 1).await;
+    assert_eq!(store.telemetry.drops(Store::Shared, Dropped::Unavailable), 2);
+    // Nothing else runs on this thread meanwhile.
+    (0..MOST_WRITES).for_each(|_| store.keep(&id(1), VALUE, LIVES));
+    store.forget(&id(1));
+    assert_eq!(lost(), 2);
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_down() {
     let port = server::free_port();

@@ -79,17 +79,60 @@ fn a_full_bucket_closes_and_still_takes_what_has_its_number() {
 }
 
 #[test]
-fn an_old_bucket_closes_unless_it_is_empty() {
+fn an_old_bucket_closes() {
     let mut disk = load(&database(), NOW);
-    let first = disk.current();
     let period = config().bucket_period.as_secs();
+    fill(&mut disk, 0..1, NOW);
+    disk.tidy(NOW + period - 1).unwrap();
+    assert_eq!(disk.current(), bucket_of(NOW));
     disk.tidy(NOW + period).unwrap();
-    assert_eq!(disk.current(), first);
-    fill(&mut disk, 0..1, NOW + period);
-    disk.tidy(NOW + 2 * period - 1).unwrap();
-    assert_eq!(disk.current(), first);
-    disk.tidy(NOW + 2 * period).unwrap();
-    assert_eq!(disk.current(), bucket_of(NOW + 2 * period));
+    assert_eq!(disk.current(), bucket_of(NOW + period));
+}
+
+#[test]
+fn numbers_of_an_idle_store_go_on_and_the_one_left_last_is_still_taken() {
+    let database = database();
+    let mut disk = load(&database, NOW);
+    let period = config().bucket_period.as_secs();
+    let numbers: Vec<_> = (0..3)
+        .map(|periods| {
+            disk.tidy(NOW + periods * period).unwrap();
+            disk.current()
+        })
+        .collect();
+    assert_eq!(numbers, [0, 1, 2].map(|periods| bucket_of(NOW + periods * period)));
+    assert_eq!(trees(&database), 0);
+    let now = NOW + 2 * period;
+    let late = |bucket| Entry { place: place(bucket, 1), session: Some(session(now + HOUR)) };
+    assert_eq!(disk.write(&[late(numbers[0])], now).unwrap(), Written { bucket_gone: 1, evicted: 0 });
+    assert_eq!(disk.write(&[late(numbers[1])], now).unwrap(), Written::default());
+    assert!(disk.find(&place(numbers[1], 1), now).unwrap().is_ok());
+}
+
+#[test]
+fn a_bucket_that_was_empty_for_a_while_is_not_open_for_longer() {
+    let mut disk = load(&database(), NOW);
+    let period = config().bucket_period.as_secs();
+    disk.tidy(NOW + period / 2).unwrap();
+    fill(&mut disk, 0..1, NOW + period / 2);
+    disk.tidy(NOW + period).unwrap();
+    assert_eq!(disk.current(), bucket_of(NOW + period));
+}
+
+#[test]
+fn buckets_of_a_clock_that_was_ahead_are_dropped() {
+    let database = database();
+    fill(&mut load(&database, NOW), 0..1, NOW);
+    let kept = fill(&mut load(&database, NOW + HOUR), 0..1, NOW + HOUR);
+    fill(&mut load(&database, NOW + 2 * HOUR + 1), 0..1, NOW + 2 * HOUR + 1);
+    assert_eq!(trees(&database), 3);
+    let disk = load(&database, NOW + HOUR);
+    assert_eq!((disk.current(), trees(&database)), (bucket_of(NOW + HOUR) + 1, 2));
+    assert!(disk.find(&kept[0], NOW + HOUR).unwrap().is_ok());
+    drop(disk);
+    // Far behind, and with a number that ids were given while the clock was ahead.
+    let disk = Disk::load(database.clone(), &config(), bucket_of(NOW), NOW - 2 * HOUR).unwrap();
+    assert_eq!((disk.current(), trees(&database)), (bucket_of(NOW - 2 * HOUR), 0));
 }
 
 #[test]
