@@ -29,6 +29,8 @@ pub struct StoreTelemetry {
     pub rebuilt: Counter,
     /// State of the shared store's breaker: 0 closed, 1 half open, 2 open.
     pub breaker: Gauge,
+    /// Sessions that were ended and may still be in the shared store.
+    pub lost_forgets: Counter,
     dropped: Family<DropLabels, Counter>,
     write_failures: Family<StoreLabels, Counter>,
     lookups: Family<StoreLabels, Histogram, fn() -> Histogram>,
@@ -82,6 +84,7 @@ impl StoreTelemetry {
             memory_hits,
             rebuilt: _,
             breaker,
+            lost_forgets,
             dropped,
             write_failures,
             lookups,
@@ -94,6 +97,8 @@ impl StoreTelemetry {
         registry.register("evicted", "Sessions that went to make room", evicted.clone());
         registry.register("memory_hits", "Sessions found in memory", memory_hits.clone());
         registry.register("breaker", "The shared store's breaker: 0 closed, 1 half open, 2 open", breaker.clone());
+        let help = "Ended sessions that may still be in the shared store, which was not told or did not answer";
+        registry.register("lost_forgets", help, lost_forgets.clone());
         registry.register("dropped", "Sessions that did not get into a store", dropped.clone());
         registry.register("write_failures", "Writes that a store failed", write_failures.clone());
         registry.register("lookup_seconds", "From question to answer or time-out", lookups.clone());
@@ -111,6 +116,7 @@ impl StoreTelemetry {
             memory_hits: Counter::default(),
             rebuilt,
             breaker: Gauge::default(),
+            lost_forgets: Counter::default(),
             dropped: Family::default(),
             write_failures: Family::default(),
             lookups: Family::new_with_constructor(seconds),

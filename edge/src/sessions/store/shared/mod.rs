@@ -47,7 +47,7 @@ pub struct SharedStore {
 
 /// Sessions that were ended and may still be in the store, because it was not told or did not answer. Other edges find
 /// them there until they expire. Clones count together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct LostForgets(Counter);
 
 impl LostForgets {
@@ -79,7 +79,7 @@ impl SharedStore {
         let servers = Servers::new(config).map_err(|cause| InvalidServers(cause.to_string()))?;
         let link = Arc::new(Link::new(config.breaker_failures, config.timeout, &telemetry));
         let (writes, to_write) = mpsc::channel(MOST_WRITES);
-        let lost_forgets = LostForgets::default();
+        let lost_forgets = LostForgets(telemetry.lost_forgets.clone());
         let mut tasks = JoinSet::new();
         let mut probe = redis::cmd("GET");
         probe.arg(format!("{}probe", config.prefix));
