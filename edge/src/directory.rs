@@ -18,6 +18,7 @@ pub struct Directory {
     table: ArcSwap<Table>,
     sources: Mutex<Sources>,
     merged: watch::Sender<IdentitySet>,
+    lease_needs: watch::Sender<LeaseNeeds>,
     ticket_keys: Arc<TicketKeys>,
     ready: Condition,
     telemetry: Arc<Telemetry>,
@@ -27,24 +28,67 @@ pub struct Directory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerIndex(pub usize);
 
+/// Of which key servers leases are needed: a host wants one of the identities they told for RSA key transport.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct LeaseNeeds(Vec<bool>);
+
+impl LeaseNeeds {
+    /// Whether leases of this key server's are needed.
+    pub fn of(&self, server: ServerIndex) -> bool {
+        self.0.get(server.0).copied().unwrap_or(false)
+    }
+}
+
 /// What the table is made of: the configuration, and what is known, by who told it.
 #[derive(Debug)]
 struct Sources {
     templates: Vec<HostTemplate>,
     /// From before the last restart.
     remembered: IdentitySet,
-    /// What each key server told last; it stays when the key server is gone, for others may serve the same keys.
-    servers: Vec<Option<IdentitySet>>,
+    servers: Vec<Server>,
+}
+
+/// A key server, and its word.
+#[derive(Debug, Default)]
+struct Server {
+    /// What it told last. It stays when the key server is gone, for others may serve the same keys, and sessions go on
+    /// without any.
+    told: Option<IdentitySet>,
+    /// Connections to it that stand.
+    links: usize,
 }
 
 impl Sources {
     /// Where key servers differ about a key, the first in the configuration is believed.
     fn merged(&self) -> IdentitySet {
-        let mut told = self.servers.iter().flatten();
+        let mut told = self.servers.iter().filter_map(|server| server.told.as_ref());
         let Some(first) = told.next() else {
             return self.remembered.clone();
         };
         told.fold(first.clone(), IdentitySet::or)
+    }
+
+    /// Takes the word of a key server. What it withdraws by it is withdrawn from the words of those that cannot be asked
+    /// too, so that no host goes on with a key that was disabled while one of them was unreachable. Those that can be
+    /// asked speak for themselves. Whether anything is otherwise than before.
+    fn tell(&mut self, server: ServerIndex, set: IdentitySet) -> bool {
+        let Some(told) = self.servers.get_mut(server.0).map(|server| &mut server.told) else { return false };
+        if told.as_ref().is_some_and(|told| told.is_same(&set)) {
+            return false;
+        }
+        let before = told.replace(set.clone()).unwrap_or_default();
+        let withdrawn = before.without(&set);
+        let others =
+            self.servers.iter_mut().enumerate().filter(|(index, other)| *index != server.0 && other.links == 0);
+        for told in others.filter_map(|(_, other)| other.told.as_mut()) {
+            *told = std::mem::take(told).without(&withdrawn);
+        }
+        true
+    }
+
+    fn lease_needs(&self) -> LeaseNeeds {
+        let needs = |told: &IdentitySet| self.templates.iter().any(|template| template.needs_leases(told));
+        LeaseNeeds(self.servers.iter().map(|server| server.told.as_ref().is_some_and(needs)).collect())
     }
 }
 
@@ -59,11 +103,12 @@ impl Directory {
         telemetry: Arc<Telemetry>,
     ) -> Self {
         templates.iter().for_each(HostTemplate::warn_of_config);
-        let sources = Sources { templates, remembered, servers: vec![None; servers] };
+        let sources = Sources { templates, remembered, servers: (0..servers).map(|_| Server::default()).collect() };
         let directory = Self {
             table: ArcSwap::default(),
             sources: Mutex::new(sources),
             merged: watch::Sender::new(IdentitySet::default()),
+            lease_needs: watch::Sender::default(),
             ticket_keys: Arc::new(TicketKeys::new(telemetry.clone())),
             ready,
             telemetry,
@@ -77,20 +122,28 @@ impl Directory {
         self.table.load()
     }
 
-    /// A key server has told which identities there are. Whether a host wants one of them for RSA key transport, so that
-    /// leases of that key server's will be needed.
-    pub fn tell(&self, server: ServerIndex, message: v1::Identities) -> bool {
+    /// A key server has told which identities there are.
+    pub fn tell(&self, server: ServerIndex, message: v1::Identities) {
         let mut sources = self.lock();
         let before = self.merged.borrow().clone();
         let set = IdentitySet::read(message, &before);
-        let needs_leases = sources.templates.iter().any(|template| template.needs_leases(&set));
-        if let Some(slot) = sources.servers.get_mut(server.0)
-            && !slot.as_ref().is_some_and(|told| told.is_same(&set))
-        {
-            *slot = Some(set);
+        if sources.tell(server, set) {
             self.rebuild(&sources);
         }
-        needs_leases
+    }
+
+    /// One more connection to a key server stands.
+    pub fn link_up(&self, server: ServerIndex) {
+        if let Some(server) = self.lock().servers.get_mut(server.0) {
+            server.links += 1;
+        }
+    }
+
+    /// A connection to a key server is gone, of those that stood.
+    pub fn link_down(&self, server: ServerIndex) {
+        if let Some(server) = self.lock().servers.get_mut(server.0) {
+            server.links = server.links.saturating_sub(1);
+        }
     }
 
     /// The hosts of another configuration take the place of those before.
@@ -111,12 +164,21 @@ impl Directory {
         self.merged.subscribe()
     }
 
+    /// Of which key servers leases are needed, and each change of it: by what they tell, and by another configuration.
+    pub fn lease_needs(&self) -> watch::Receiver<LeaseNeeds> {
+        self.lease_needs.subscribe()
+    }
+
     fn rebuild(&self, sources: &Sources) {
         let identities = sources.merged();
         let table = Table::build(&sources.templates, &identities);
         self.report(&sources.templates, &table, &identities);
         self.table.store(Arc::new(table));
         self.merged.send_replace(identities);
+        self.lease_needs.send_if_modified(|needs| {
+            let before = std::mem::replace(needs, sources.lease_needs());
+            *needs != before
+        });
     }
 
     fn report(&self, templates: &[HostTemplate], table: &Table, identities: &IdentitySet) {
@@ -220,8 +282,61 @@ mod tests {
         let directory = Directory::new(templates, 1, IdentitySet::default(), ready, telemetry);
         for (name, danger_rsa_key_transport, needed) in [("a", true, true), ("a", false, false), ("b", true, false)] {
             let told = v1::Identity { danger_rsa_key_transport, ..entry(name, "a.example") };
-            assert_eq!(directory.tell(ServerIndex(0), message(&[&told])), needed, "{name} {danger_rsa_key_transport}");
-            assert_eq!(directory.tell(ServerIndex(0), message(&[&told])), needed, "the same again");
+            for time in ["once", "the same again"] {
+                directory.tell(ServerIndex(0), message(&[&told]));
+                assert_eq!(directory.lease_needs().borrow().of(ServerIndex(0)), needed, "{name} {time}");
+            }
+        }
+    }
+
+    #[test]
+    fn leases_are_needed_as_soon_as_a_configuration_brings_key_transport() {
+        let (directory, _) = directory(IdentitySet::default());
+        let told = v1::Identity { danger_rsa_key_transport: true, ..entry("a", "a.example") };
+        directory.tell(ServerIndex(1), message(&[&told]));
+        let mut needs = directory.lease_needs();
+        assert!(!needs.borrow_and_update().of(ServerIndex(1)));
+        let mut with = template(&["a.example"], false, &["a"]);
+        with.allow_key_transport();
+        directory.replace(vec![with]);
+        assert!(needs.has_changed().unwrap());
+        assert!(needs.borrow().of(ServerIndex(1)) && !needs.borrow().of(ServerIndex(0)));
+    }
+
+    #[test]
+    fn a_key_that_one_key_server_withdraws_is_not_kept_for_one_that_is_gone() {
+        let (directory, _) = directory(IdentitySet::default());
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        for server in [ServerIndex(0), ServerIndex(1)] {
+            directory.link_up(server);
+            directory.tell(server, message(&[&a, &b]));
+        }
+        // It was connected twice, and speaks for itself until it is gone altogether.
+        directory.link_up(ServerIndex(1));
+        directory.link_down(ServerIndex(1));
+        directory.tell(ServerIndex(0), message(&[&b]));
+        assert!(shown(&directory, "a.example").is_some());
+        directory.tell(ServerIndex(0), message(&[&a, &b]));
+        directory.link_down(ServerIndex(1));
+        directory.tell(ServerIndex(0), message(&[&b]));
+        assert_eq!(shown(&directory, "a.example"), None);
+        assert!(shown(&directory, "b.example").is_some());
+        directory.link_up(ServerIndex(1));
+        directory.tell(ServerIndex(1), message(&[&a]));
+        assert!(shown(&directory, "a.example").is_some());
+    }
+
+    #[test]
+    fn a_key_that_only_an_unreachable_key_server_holds_stays() {
+        let (directory, _) = directory(IdentitySet::default());
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        directory.link_up(ServerIndex(1));
+        directory.tell(ServerIndex(1), message(&[&a]));
+        directory.link_down(ServerIndex(1));
+        directory.link_up(ServerIndex(0));
+        for told in [&[&b][..], &[]] {
+            directory.tell(ServerIndex(0), message(told));
+            assert!(shown(&directory, "a.example").is_some());
         }
     }
 

@@ -79,6 +79,12 @@ impl IdentitySet {
         self
     }
 
+    /// Those of `self` whose names `other` does not have.
+    pub fn without(mut self, other: &Self) -> Self {
+        self.0.retain(|name, _| other.get(name).is_none());
+        self
+    }
+
     /// Whether both hold the same identities, as [`IdentitySet::read`] shares them.
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()

@@ -13,7 +13,7 @@ use keystead_program::channel::{ChannelMaterial, ClientChannel};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
-use keystead_program::reload::Occasions;
+use keystead_program::reload::{Baseline, Occasions};
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, KeyServerConfig, Limits, ListenerConfig};
@@ -93,18 +93,18 @@ impl Fixed {
 }
 
 impl Reload {
-    /// Begins with `fixed`, which was read from `file`.
+    /// Begins with `fixed`, which was loaded after `file` was read.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
     pub fn new(
-        file: PathBuf,
+        file: Baseline,
         fixed: Fixed,
         directory: Arc<Directory>,
         channel: ClientChannel,
         telemetry: Arc<Telemetry>,
     ) -> io::Result<Self> {
-        Ok(Self { occasions: Occasions::new(file)?, fixed, directory, channel, telemetry })
+        Ok(Self { occasions: Occasions::since(file)?, fixed, directory, channel, telemetry })
     }
 
     /// Goes on for as long as the process.

@@ -1,12 +1,12 @@
 //! The edge from start to end.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use keystead_program::channel::{ChannelMaterial, ClientChannel};
 use keystead_program::observe::{Endpoint, Readiness};
+use keystead_program::reload::Baseline;
 use keystead_program::run::Failure;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, watch};
@@ -30,12 +30,12 @@ use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
 
-/// Serves clients as `config` says, which was read from `file`, until `stop`, and then those that are connected until they
-/// end or their time is over.
+/// Serves clients as `config` says, which was loaded after `file` was read, until `stop`, and then those that are connected
+/// until they end or their time is over.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub async fn serve(file: PathBuf, config: Config, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn serve(file: Baseline, config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let material = channel_material(&config).map_err(Failure::configuration)?;
     open_files::allow(config.limits.max_connections);
     let listeners = bind(&config).map_err(Failure::start)?;

@@ -6,11 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use keystead_program::channel::ServerChannel;
-use keystead_program::reload::Occasions;
+use keystead_program::reload::{Baseline, Occasions};
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -39,12 +38,12 @@ pub(crate) struct Destinations {
 }
 
 impl Reload {
-    /// Begins with `running`, which was read from `file`.
+    /// Begins with `running`, which was loaded after `file` was read.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub(crate) fn new(file: PathBuf, running: Config, warnings: Vec<Warning>, into: Destinations) -> io::Result<Self> {
-        Ok(Self { occasions: Occasions::new(file)?, running, warnings, into })
+    pub(crate) fn new(file: Baseline, running: Config, warnings: Vec<Warning>, into: Destinations) -> io::Result<Self> {
+        Ok(Self { occasions: Occasions::since(file)?, running, warnings, into })
     }
 
     /// Goes on for as long as the process.

@@ -13,6 +13,7 @@ use keystead_program::channel::{ChannelError, ChannelMaterial, PeerIdentity};
 use keystead_program::config::{self, ConfigError, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
+use keystead_program::reload::Baseline;
 
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
@@ -25,8 +26,8 @@ use crate::ticket_keys::state::{self, StateError};
 /// A configuration of which every part was found good.
 #[derive(Debug)]
 pub struct Settings {
-    /// The configuration file.
-    pub file: PathBuf,
+    /// The configuration file, as it was before it was loaded.
+    pub file: Baseline,
     /// The file's content.
     pub config: Config,
     /// What this side of the channel shows and trusts.
@@ -47,9 +48,10 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        let file = Baseline::read(path);
         let config: Config = config::load(path)?;
         let crypto = config.crypto;
-        let mut settings = Self::of(config, path, crypto)?;
+        let mut settings = Self::of(config, file, crypto)?;
         settings.load_tickets(UnixTime::now())?;
         Ok(settings)
     }
@@ -59,23 +61,24 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
     pub fn reload(path: &Path, crypto: Crypto) -> Result<Self, SettingsError> {
-        Self::of(config::load(path)?, path, crypto)
+        let file = Baseline::read(path);
+        Self::of(config::load(path)?, file, crypto)
     }
 
-    fn of(config: Config, path: &Path, crypto: Crypto) -> Result<Self, SettingsError> {
-        let directory = config::directory(path);
+    fn of(config: Config, file: Baseline, crypto: Crypto) -> Result<Self, SettingsError> {
+        let directory = config::directory(file.path());
         config.log.check()?;
         check_limits(&config.limits)?;
         let channel = ChannelMaterial::load(&config.channel, directory)?;
         let keys = load_keys(&config.key, directory, crypto)?;
         let authorizations = authorize(&config.edge, &keys)?;
         let warnings = warnings(&config, directory, &keys);
-        Ok(Self { file: path.to_owned(), config, channel, keys, authorizations, tickets: None, warnings })
+        Ok(Self { file, config, channel, keys, authorizations, tickets: None, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
         let Some(config) = &self.config.tickets else { return Ok(()) };
-        let tickets = Tickets::load(config, config::directory(&self.file), now)?;
+        let tickets = Tickets::load(config, config::directory(self.file.path()), now)?;
         self.warnings.extend(tickets.ratchet.advance(now).err().map(Warning::Clock));
         self.tickets = Some(tickets);
         Ok(())

@@ -10,6 +10,26 @@ use tokio::time::sleep;
 /// How often the file is read. A change counts once it was read twice, since a file may be read while it is written.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// A configuration file as it is before it is loaded: what is written from there on is a change.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    path: PathBuf,
+    /// `None` where there was nothing to read.
+    content: Option<Vec<u8>>,
+}
+
+impl Baseline {
+    /// Reads the file.
+    pub fn read(path: &Path) -> Self {
+        Self { path: path.to_owned(), content: std::fs::read(path).ok() }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// The occasions to load a configuration file again.
 #[derive(Debug)]
 pub struct Occasions {
@@ -22,12 +42,12 @@ pub struct Occasions {
 }
 
 impl Occasions {
-    /// Begins with the content of the file at this moment, which was just loaded.
+    /// Those since `baseline`, which was read before the file was loaded.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub fn new(path: PathBuf) -> io::Result<Self> {
-        let content = std::fs::read(&path).ok();
+    pub fn since(baseline: Baseline) -> io::Result<Self> {
+        let Baseline { path, content } = baseline;
         Ok(Self { path, hangup: signal(SignalKind::hangup())?, tried: content.clone(), seen: content })
     }
 
@@ -63,5 +83,24 @@ async fn changed(path: &Path, tried: &Option<Vec<u8>>, seen: &mut Option<Vec<u8>
         if is_whole && seen != tried {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn what_is_written_while_the_file_is_loaded_is_a_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "loaded").unwrap();
+        let baseline = Baseline::read(&file);
+        std::fs::write(&file, "written meanwhile").unwrap();
+        let mut occasions = Occasions::since(baseline).unwrap();
+        assert_eq!(timeout(INTERVAL * 10, occasions.next()).await, Ok("file changed"));
+        assert!(timeout(INTERVAL * 3, occasions.next()).await.is_err(), "once");
     }
 }

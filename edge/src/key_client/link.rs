@@ -9,7 +9,7 @@ use keystead_proto::v1;
 use keystead_proto::v1::key_server_client::KeyServerClient;
 use keystead_proto::v1::watch_event::Event;
 use keystead_tls::KeyServerFailure;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,7 +20,7 @@ use super::backoff::Backoff;
 use super::held::{HeldKeys, Holding, Need};
 use super::standing::Standing;
 use super::stream::RequestStream;
-use crate::directory::{Directory, ServerIndex};
+use crate::directory::{Directory, LeaseNeeds, ServerIndex};
 use crate::telemetry::LeaseTelemetry;
 
 /// One connection to a key server.
@@ -90,13 +90,14 @@ impl Link {
     /// Keeps the connection up. Ends only by being dropped.
     pub(super) async fn keep_up(self: Arc<Self>, directory: Arc<Directory>) {
         let mut backoff = Backoff::default();
-        let mut told = false;
+        let (mut told, mut acquaintance) = (false, Acquaintance::default());
         loop {
             let began = Instant::now();
             let cause = self.connect_and_serve(&directory).await;
-            told &= !self.take_down();
-            if cause.is_stranger() {
-                directory.ticket_keys().forget();
+            let stood = self.take_down(&directory);
+            told &= !stood;
+            if acquaintance.is_ended(stood, &cause) {
+                directory.ticket_keys().forget(&self.address);
             }
             // Once for each time that it is gone.
             if told {
@@ -111,21 +112,22 @@ impl Link {
     }
 
     /// No request goes out on the stream from here on, and none waits for an answer. Whether there was a stream.
-    fn take_down(&self) -> bool {
+    fn take_down(&self, directory: &Directory) -> bool {
         let Some(stream) = self.stream.swap(None) else { return false };
         stream.close();
         self.standing.down();
+        directory.link_down(self.server);
         true
     }
 
     async fn connect_and_serve(&self, directory: &Arc<Directory>) -> LinkError {
-        match self.connect().await {
+        match self.connect(directory).await {
             Ok((replies, events)) => self.serve(replies, events, directory).await,
             Err(cause) => cause,
         }
     }
 
-    async fn connect(&self) -> Result<(Replies, Events), LinkError> {
+    async fn connect(&self, directory: &Directory) -> Result<(Replies, Events), LinkError> {
         let channel = endpoint().connect_with_connector(self.connector.clone()).await?;
         let mut client = KeyServerClient::new(channel).max_decoding_message_size(LONGEST_EVENT);
         let (requests, outgoing) = mpsc::channel(self.max_in_flight);
@@ -134,6 +136,7 @@ impl Link {
         let stream = RequestStream::new(requests, self.max_in_flight, self.lease_telemetry.clone());
         self.stream.store(Some(Arc::new(stream)));
         self.standing.up();
+        directory.link_up(self.server);
         tracing::info!(key_server = %self.address, "connected to the key server");
         Ok((replies, events))
     }
@@ -142,9 +145,11 @@ impl Link {
         let Some(stream) = self.stream.load_full() else {
             return LinkError::Ended;
         };
+        let needs = directory.lease_needs();
         tokio::select! {
             biased;
             ended = take_replies(replies, &stream) => ended,
+            ended = self.follow_lease_needs(needs, &stream) => ended,
             ended = self.take_events(events, &stream, directory) => ended,
             ended = drain(&stream) => ended,
             ended = self.keep_leases(&stream) => ended,
@@ -168,6 +173,14 @@ impl Link {
         }
     }
 
+    /// Keeps a reserve of leases from when another configuration brings RSA key transport, or none.
+    async fn follow_lease_needs(&self, mut needs: watch::Receiver<LeaseNeeds>, stream: &RequestStream) -> LinkError {
+        while needs.changed().await.is_ok() {
+            stream.keep_leases(needs.borrow_and_update().of(self.server));
+        }
+        LinkError::Ended
+    }
+
     async fn take_events(&self, mut events: Events, stream: &RequestStream, directory: &Arc<Directory>) -> LinkError {
         loop {
             let event = match events.message().await {
@@ -177,14 +190,15 @@ impl Link {
             };
             match event {
                 Some(Event::Identities(identities)) => {
-                    let (directory, server) = (directory.clone(), self.server);
+                    let (into, server) = (directory.clone(), self.server);
                     // First, so that a key is known to be held here when the first handshake needs it.
                     stream.hold(HeldKeys::read(&identities));
                     // Thousands of certificates take longer to read than a reactor may be kept.
-                    match spawn_blocking(move || directory.tell(server, identities)).await {
-                        Ok(needs_leases) => stream.keep_leases(needs_leases),
-                        Err(_panicked) => return LinkError::Ended,
+                    if spawn_blocking(move || into.tell(server, identities)).await.is_err() {
+                        return LinkError::Ended;
                     }
+                    // Also where the same was told on another connection before, which is no change.
+                    stream.keep_leases(directory.lease_needs().borrow().of(server));
                 }
                 Some(Event::Drain(_)) => {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
@@ -263,6 +277,21 @@ impl LinkError {
     }
 }
 
+/// Whether a key server has known this edge since it last refused to.
+#[derive(Debug, Default)]
+struct Acquaintance {
+    known: bool,
+}
+
+impl Acquaintance {
+    /// An attempt at a connection has ended, which stood or not. Whether it ended an acquaintance. A key server that goes
+    /// on refusing, or has from the start, ends none: the ticket keys there are came from others.
+    fn is_ended(&mut self, stood: bool, cause: &LinkError) -> bool {
+        self.known |= stood;
+        cause.is_stranger() && std::mem::take(&mut self.known)
+    }
+}
+
 impl From<Status> for LinkError {
     fn from(status: Status) -> Self {
         Self::Status(Box::new(status))
@@ -275,4 +304,27 @@ fn with_sources(error: &dyn std::error::Error) -> String {
     let mut words: Vec<_> = sources.map(ToString::to_string).collect();
     words.dedup();
     words.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acquaintance_ends_at_the_first_refusal_after_a_connection() {
+        let refused = LinkError::from(Status::permission_denied("who is this"));
+        let mut acquaintance = Acquaintance::default();
+        let attempts = [
+            (false, &refused, false),
+            (true, &refused, true),
+            (false, &refused, false),
+            (true, &LinkError::Ended, false),
+            (false, &LinkError::Ended, false),
+            (false, &refused, true),
+            (false, &refused, false),
+        ];
+        for (number, (stood, cause, ends)) in attempts.into_iter().enumerate() {
+            assert_eq!(acquaintance.is_ended(stood, cause), ends, "attempt {number}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use keystead_program::channel::HostPort;
 use keystead_proto::v1;
 use tokio::time::Instant;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -139,10 +140,10 @@ impl TicketKeys {
         self.generations.store(Arc::new(Generations(generations)));
     }
 
-    /// A key server does not know this edge: what it told is not this edge's to use.
-    pub fn forget(&self) {
+    /// A key server knows this edge no more: what it told is not this edge's to use.
+    pub fn forget(&self, key_server: &HostPort) {
         if !self.generations.swap(Arc::default()).0.is_empty() {
-            tracing::warn!("ticket keys dropped: a key server does not know this edge");
+            tracing::warn!(%key_server, "ticket keys dropped: a key server does not know this edge");
         }
         self.telemetry.ticket_generations(&[]);
     }
@@ -201,7 +202,7 @@ pub(super) mod tests {
         keys.tell(message(6), now);
         assert_eq!(number(keys.load().sealing(now)), Some(6));
         assert!(keys.load().opening(&[4; 16], now).is_none());
-        keys.forget();
+        keys.forget(&"127.0.0.1:1".parse().unwrap());
         assert!(keys.load().sealing(now).is_none() && keys.load().opening(&[6; 16], now).is_none());
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keystead_edge::config::Config;
 use keystead_edge::key_client::{KeyClient, Lessor, Recovery};
+use keystead_edge::virtual_host::HostTemplate;
 use keystead_tls::handshake::{Lease, MasterSecretRequest};
 use keystead_tls::{Identity, KeyId, KeyServerFailure, SignatureScheme};
 use tokio::time::Instant;
@@ -51,6 +53,17 @@ async fn leases_are_there_before_the_first_is_needed() {
     stack.until_metric("leases_ready", 512).await;
     lease(&stack).await.unwrap();
     assert_eq!((stack.telemetry.leases.taken.get(), stack.telemetry.leases.waited.get()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_configuration_that_brings_key_transport_brings_leases() {
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    let file = stack.directory.path().join("edge.toml");
+    let text = std::fs::read_to_string(&file).unwrap() + "danger_rsa_key_transport = true\n";
+    std::fs::write(&file, text).unwrap();
+    let hosts = Config::load(&file).unwrap().hosts;
+    stack.connections.handshakes.directory.replace(hosts.into_iter().map(HostTemplate::new).collect());
+    stack.until_metric("leases_ready", 512).await;
 }
 
 #[tokio::test]
