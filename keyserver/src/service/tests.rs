@@ -88,6 +88,10 @@ impl Running {
 
     async fn of(files: Files, config: &str) -> Self {
         let settings: Settings = files.settings(config).unwrap();
+        Self::bound(files, settings).await
+    }
+
+    async fn bound(files: Files, settings: Settings) -> Self {
         let keys = settings.keys.clone();
         let server = Server::bind(settings).await.unwrap();
         let (address, metrics) = (server.address(), server.metrics().clone());
@@ -373,6 +377,20 @@ async fn watch_tells_what_an_edge_may_serve_and_every_change() {
     running.authorizations.send(Arc::default()).unwrap();
     assert_eq!(events.message().await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(stream.replies.message().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_configuration_that_changes_while_the_key_server_starts_is_loaded() {
+    let files = Files::new();
+    files.add_key("ec", Kind::P256);
+    files.write_key("rsa", rsa(), &rsa().serialize_pem());
+    let settings = files.settings(CONFIG).unwrap();
+    files.write_configuration(&CONFIG.replace(r#"keys = ["rsa"]"#, r#"keys = ["ec", "rsa"]"#));
+    let running = Running::bound(files, settings).await;
+    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    assert_eq!(names(&mut events).await, ["rsa"]);
+    let changed = tokio::time::timeout(Duration::from_secs(20), names(&mut events));
+    assert_eq!(changed.await.unwrap(), ["ec", "rsa"]);
 }
 
 #[tokio::test]
