@@ -183,6 +183,7 @@ fn an_extension_twice_is_refused() {
             alpn: Some(["h2"].into_iter().collect()),
             record_size_limit: Some(1 << 14),
             supported_versions: Some(vec![ProtocolVersion::TLS_1_2]),
+            session_ticket: Some(Vec::new()),
             ..full_offer().extensions
         },
         ..full_offer()

