@@ -13,14 +13,14 @@ use keystead_program::channel::{ChannelMaterial, ClientChannel};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
-use keystead_program::reload::{Baseline, Occasions};
+use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, KeyServerConfig, Limits, ListenerConfig};
 use crate::directory::Directory;
 use crate::serve::channel_material;
 use crate::sessions::SessionTable;
-use crate::telemetry::{ReloadOutcome, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::virtual_host::HostTemplate;
 
 /// Applies what changes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
+use keystead_program::reload::ReloadOutcome;
 use keystead_tls::{Error, KeyServerFailure, Summary};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -14,12 +15,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
 
+use crate::proxy_protocol::Omission;
 use crate::sessions::record::unix_seconds;
 use crate::sessions::store::StoreTelemetry;
 use crate::sessions::ticket_keys::Generation;
 use crate::sessions::{By, Miss};
-
-use crate::proxy_protocol::Omission;
 
 /// All metrics of the edge.
 #[derive(Debug)]
@@ -126,16 +126,6 @@ struct FailureLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PartLabels {
     part: &'static str,
-}
-
-/// What became of a configuration that was loaded while the edge ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-pub enum ReloadOutcome {
-    /// It is in force.
-    Applied,
-    /// It is wrong; the one before stays in force.
-    Refused,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

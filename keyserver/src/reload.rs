@@ -9,13 +9,13 @@ use std::io;
 use std::sync::Arc;
 
 use keystead_program::channel::ServerChannel;
-use keystead_program::reload::{Baseline, Occasions};
+use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
-use crate::metrics::{Metrics, ReloadOutcome};
+use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsError, Warning};
 
 /// Applies what changes.

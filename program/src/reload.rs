@@ -10,6 +10,16 @@ use tokio::time::sleep;
 /// How often the file is read. A change counts once it was read twice, since a file may be read while it is written.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// What became of a configuration that was loaded while the program ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// It is in force.
+    Applied,
+    /// It is wrong; the one before stays in force.
+    Refused,
+}
+
 /// A configuration file as it is before it is loaded: what is written from there on is a change.
 #[derive(Clone, Debug)]
 pub struct Baseline {

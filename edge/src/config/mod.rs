@@ -264,11 +264,11 @@ impl ConfigError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
-    pub(super) const GOOD: &str = r#"
+    pub(crate) const GOOD: &str = r#"
 state_directory = "state"
 [channel]
 certificate = "edge.pem"

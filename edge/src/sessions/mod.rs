@@ -99,13 +99,6 @@ struct Stores {
     shared: Option<SharedStore>,
 }
 
-impl Kept {
-    /// A session that a client goes on from, which it offered by this id, if by an id.
-    pub fn again(head: &Head, origin: Origin, session_id: Option<SessionId>) -> Self {
-        Self { serial: head.serial, session_id, by: Some(origin.by) }
-    }
-}
-
 /// By what a client came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -142,6 +135,13 @@ pub struct Kept {
     session_id: Option<SessionId>,
     /// By what the client came back to it; `None` where this is its first connection.
     pub by: Option<By>,
+}
+
+impl Kept {
+    /// A session that a client goes on from, which it offered by this id, if by an id.
+    pub fn again(head: &Head, origin: Origin, session_id: Option<SessionId>) -> Self {
+        Self { serial: head.serial, session_id, by: Some(origin.by) }
+    }
 }
 
 /// A ticket that the client may keep for less is not worth its bytes.

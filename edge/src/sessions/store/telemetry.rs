@@ -29,7 +29,8 @@ pub struct StoreTelemetry {
     pub rebuilt: Counter,
     /// State of the shared store's breaker: 0 closed, 1 half open, 2 open.
     pub breaker: Gauge,
-    /// Sessions that were ended and may still be in the shared store.
+    /// Sessions that were ended and may still be in the shared store, because it was not told or did not answer. Other
+    /// edges find them there until they expire.
     pub lost_forgets: Counter,
     dropped: Family<DropLabels, Counter>,
     write_failures: Family<StoreLabels, Counter>,
@@ -130,6 +131,11 @@ impl StoreTelemetry {
 
     pub(super) fn write_failed(&self, store: Store) {
         self.write_failures.get_or_create(&StoreLabels { store: store.into() }).inc();
+    }
+
+    pub(super) fn forget_lost(&self, reason: &str) {
+        self.lost_forgets.inc();
+        tracing::debug!(reason, "ended session not taken out of the shared store");
     }
 
     pub(super) fn looked_up(&self, store: Store, elapsed: Duration) {

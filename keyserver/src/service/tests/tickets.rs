@@ -1,7 +1,8 @@
 //! What edges are told of ticket keys.
 
+use keystead_program::reload::ReloadOutcome;
+
 use super::*;
-use crate::metrics::ReloadOutcome;
 use crate::ticket_keys::ratchet::{RotationPeriod, UnixTime};
 use crate::ticket_keys::state;
 

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use prometheus_client::metrics::counter::Counter;
 use redis::Cmd;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -40,21 +39,8 @@ pub struct SharedStore {
     prefix: String,
     budget: Duration,
     telemetry: StoreTelemetry,
-    lost_forgets: LostForgets,
     /// They end with the store.
     _tasks: JoinSet<()>,
-}
-
-/// Sessions that were ended and may still be in the store, because it was not told or did not answer. Other edges find
-/// them there until they expire. Clones count together.
-#[derive(Clone, Debug)]
-struct LostForgets(Counter);
-
-impl LostForgets {
-    fn count(&self, reason: &str) {
-        let lost_forgets = self.0.inc() + 1;
-        tracing::debug!(reason, lost_forgets, "ended session not taken out of the shared store");
-    }
 }
 
 #[derive(Debug)]
@@ -79,15 +65,14 @@ impl SharedStore {
         let servers = Servers::new(config).map_err(|cause| InvalidServers(cause.to_string()))?;
         let link = Arc::new(Link::new(config.breaker_failures, config.timeout, &telemetry));
         let (writes, to_write) = mpsc::channel(MOST_WRITES);
-        let lost_forgets = LostForgets(telemetry.lost_forgets.clone());
         let mut tasks = JoinSet::new();
         let mut probe = redis::cmd("GET");
         probe.arg(format!("{}probe", config.prefix));
         let tended = link.clone();
         tasks.spawn(async move { tended.tend(servers, &probe).await });
-        tasks.spawn(write_all(link.clone(), to_write, telemetry.clone(), lost_forgets.clone()));
+        tasks.spawn(write_all(link.clone(), to_write, telemetry.clone()));
         let (prefix, budget) = (config.prefix.clone(), config.timeout);
-        Ok(Self { link, writes, prefix, budget, telemetry, lost_forgets, _tasks: tasks })
+        Ok(Self { link, writes, prefix, budget, telemetry, _tasks: tasks })
     }
 
     /// The sealed session of `id`.
@@ -131,7 +116,7 @@ impl SharedStore {
         if self.writes.try_send(Write { kind, since: Instant::now() }).is_err() {
             self.telemetry.dropped(Store::Shared, Dropped::QueueFull);
             if is_forget {
-                self.lost_forgets.count(Dropped::QueueFull.into());
+                self.telemetry.forget_lost(Dropped::QueueFull.into());
             }
         }
     }
@@ -148,18 +133,13 @@ impl SharedStore {
 pub struct InvalidServers(String);
 
 /// Writes what waits, many at a time. A session is kept before it is forgotten.
-async fn write_all(
-    link: Arc<Link>,
-    mut waiting: mpsc::Receiver<Write>,
-    telemetry: StoreTelemetry,
-    lost_forgets: LostForgets,
-) {
+async fn write_all(link: Arc<Link>, mut waiting: mpsc::Receiver<Write>, telemetry: StoreTelemetry) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         let (keep, forget): (Vec<_>, Vec<_>) = batch.drain(..).partition(|write| !write.kind.is_forget());
         join_all(keep.into_iter().map(|write| write_one(&link, write, &telemetry))).await;
         let forgotten = join_all(forget.into_iter().map(|write| write_one(&link, write, &telemetry))).await;
-        forgotten.into_iter().filter_map(Result::err).for_each(|why| lost_forgets.count(why.into()));
+        forgotten.into_iter().filter_map(Result::err).for_each(|why| telemetry.forget_lost(why.into()));
     }
 }
 

@@ -197,7 +197,7 @@ async fn a_forget_that_is_lost_is_counted_by_its_name() {
     answers(&store, &id(1), Err(Miss::SharedBreakerOpen)).await;
     store.keep(&id(1), VALUE, LIVES);
     store.forget(&id(1));
-    let lost = || store.lost_forgets.0.get();
+    let lost = || store.telemetry.lost_forgets.get();
     until(|| lost() == 1).await;
     assert_eq!(store.telemetry.drops(Store::Shared, Dropped::Unavailable), 2);
     // Nothing else runs on this thread meanwhile.
