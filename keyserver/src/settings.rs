@@ -18,7 +18,7 @@ use keystead_program::reload::Baseline;
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
 use crate::key::{Key, KeyError};
-use crate::schedule::Capacity;
+use crate::schedule::{CostClass, LaneConfig};
 use crate::ticket_keys::group::{GroupName, TicketGroup};
 use crate::ticket_keys::ratchet::{ClockFault, Ratchet, UnixTime};
 use crate::ticket_keys::state::{self, StateError};
@@ -84,16 +84,17 @@ impl Settings {
         Ok(())
     }
 
-    /// Threads and queues.
-    pub fn capacity(&self) -> Capacity {
+    /// The scheduler's lanes.
+    pub fn lanes(&self) -> Vec<LaneConfig> {
         let limits = &self.config.limits;
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        Capacity {
-            threads: if limits.signing_threads == 0 { processors() } else { limits.signing_threads },
-            light: limits.queue_light,
-            medium: limits.queue_medium,
-            heavy: limits.queue_heavy,
-        }
+        let threads = if limits.signing_threads == 0 { processors() } else { limits.signing_threads };
+        let bounds = [
+            (CostClass::Light, limits.queue_light),
+            (CostClass::Medium, limits.queue_medium),
+            (CostClass::Heavy, limits.queue_heavy),
+        ];
+        bounds.map(|(class, bound)| LaneConfig::of(class, threads, bound)).into()
     }
 
     /// Which cryptography is used.
