@@ -93,12 +93,7 @@ impl Settings {
         Self::of(config, files.clone(), running.config.crypto, Some(running))
     }
 
-    fn of(
-        config: Config,
-        files: Snapshot,
-        crypto: Crypto,
-        running: Option<&Running>,
-    ) -> Result<Self, SettingsError> {
+    fn of(config: Config, files: Snapshot, crypto: Crypto, running: Option<&Running>) -> Result<Self, SettingsError> {
         let directory = config::directory(files.configuration());
         config.log.check()?;
         check_limits(&config.limits)?;
@@ -239,7 +234,8 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let users = config.edge.iter().filter(|edge| !edge.revoked);
     let used: HashSet<&str> = users.flat_map(|edge| edge.keys.iter().map(String::as_str)).collect();
-    let unused = keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
+    let unused =
+        keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
     readable.chain(outside).chain(unused).chain(transporting).collect()

@@ -58,6 +58,11 @@ impl Snapshot {
         &self.configuration
     }
 
+    /// Every file, the configuration itself among them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_ref())
+    }
+
     /// Looks at these files too, before any of them is read.
     pub fn look_at(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
         let mut paths: Vec<Box<Path>> = paths.into_iter().map(PathBuf::into_boxed_path).collect();
@@ -154,7 +159,11 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(20));
             change();
             let found = snapshot.changes();
-            assert_eq!(found.iter().filter_map(|change| snapshot.path(change)).collect::<Vec<_>>(), [at("file")], "{what}");
+            assert_eq!(
+                found.iter().filter_map(|change| snapshot.path(change)).collect::<Vec<_>>(),
+                [at("file")],
+                "{what}"
+            );
         }
     }
 
