@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_program::reload::ReloadOutcome;
+use keystead_program::reload::{ConfigurationRefused, ReloadOutcome};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -26,6 +26,7 @@ pub struct Metrics {
     waited: Family<Class, Histogram>,
     worked: Family<Class, Histogram>,
     reloads: Family<Reload, Counter>,
+    refused: ConfigurationRefused,
     /// Of ticket keys.
     pub tickets: TicketMetrics,
 }
@@ -40,6 +41,7 @@ impl Default for Metrics {
             waited: Family::new_with_constructor(durations),
             worked: Family::new_with_constructor(durations),
             reloads: Family::default(),
+            refused: ConfigurationRefused::default(),
             tickets: TicketMetrics::default(),
         }
     }
@@ -101,6 +103,8 @@ impl Metrics {
         registry.register_with_unit("operation", "Time on the thread", seconds, self.worked.clone());
         let reloads = "Times the configuration was loaded while running, by outcome";
         registry.register("reloads", reloads, self.reloads.clone());
+        let (refused, help) = ConfigurationRefused::METRIC;
+        registry.register(refused, help, self.refused.gauge());
         self.tickets.register(registry);
     }
 
@@ -123,6 +127,7 @@ impl Metrics {
     /// Counts a configuration that was loaded, or was not.
     pub(crate) fn reloaded(&self, outcome: ReloadOutcome) {
         self.reloads.get_or_create(&outcome.into()).inc();
+        self.refused.set(outcome);
     }
 
     /// Configurations that were loaded so.

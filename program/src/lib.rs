@@ -9,3 +9,4 @@ pub mod observe;
 pub mod reload;
 pub mod run;
 pub mod server_name;
+pub mod watched;
