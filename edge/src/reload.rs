@@ -16,6 +16,7 @@ use keystead_program::observe::MetricsConfig;
 use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
 use tokio::task::spawn_blocking;
 
+use crate::backend::Pool;
 use crate::config::{Config, KeyServerConfig, Limits, ListenerConfig};
 use crate::directory::Directory;
 use crate::serve::channel_material;
@@ -29,10 +30,19 @@ pub struct Reload {
     occasions: Occasions,
     /// What is fixed since the start.
     fixed: Fixed,
-    /// Where changes take effect.
-    directory: Arc<Directory>,
-    channel: ClientChannel,
+    applied: Applied,
     telemetry: Arc<Telemetry>,
+}
+
+/// Where changes take effect.
+#[derive(Debug)]
+pub struct Applied {
+    /// The virtual hosts.
+    pub directory: Arc<Directory>,
+    /// Their backends.
+    pub pool: Arc<Pool>,
+    /// The channel to key servers.
+    pub channel: ClientChannel,
 }
 
 /// The parts of a configuration that cannot change.
@@ -97,14 +107,8 @@ impl Reload {
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub fn new(
-        file: Baseline,
-        fixed: Fixed,
-        directory: Arc<Directory>,
-        channel: ClientChannel,
-        telemetry: Arc<Telemetry>,
-    ) -> io::Result<Self> {
-        Ok(Self { occasions: Occasions::since(file)?, fixed, directory, channel, telemetry })
+    pub fn new(file: Baseline, fixed: Fixed, applied: Applied, telemetry: Arc<Telemetry>) -> io::Result<Self> {
+        Ok(Self { occasions: Occasions::since(file)?, fixed, applied, telemetry })
     }
 
     /// Goes on for as long as the process.
@@ -133,9 +137,10 @@ impl Reload {
         if !fixed.is_empty() {
             tracing::warn!(?fixed, "changed in the configuration and takes a restart");
         }
-        self.channel.replace(material);
+        let Applied { directory, pool, channel } = &self.applied;
+        channel.replace(material);
         let hosts = config.hosts.len();
-        self.directory.replace(config.hosts.into_iter().map(HostTemplate::new).collect());
+        directory.replace(config.hosts.into_iter().map(|host| HostTemplate::new(host, pool)).collect());
         self.telemetry.reloaded(ReloadOutcome::Applied);
         tracing::info!(cause, hosts, "configuration loaded");
     }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::Pool;
 use crate::client_auth::{self, ClientVerifier, Verifications};
 use crate::config::Config;
 use crate::connection::Connections;
@@ -24,7 +25,7 @@ use crate::identity::IdentitySet;
 use crate::key_client::KeyClient;
 use crate::listener::Listener;
 use crate::open_files;
-use crate::reload::{Fixed, Reload};
+use crate::reload::{Applied, Fixed, Reload};
 use crate::sessions::Sessions;
 use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
@@ -41,6 +42,7 @@ pub async fn serve(file: Baseline, config: Config, stop: CancellationToken) -> R
     let listeners = bind(&config).map_err(Failure::start)?;
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::register(&mut registry));
+    let pool = Pool::register(&mut registry);
     let readiness = Readiness::new();
     // Before anybody can ask: an endpoint without conditions is ready.
     let identities_ready = readiness.condition("identities");
@@ -53,12 +55,12 @@ pub async fn serve(file: Baseline, config: Config, stop: CancellationToken) -> R
     let (channel, fixed) = (ClientChannel::new(&material), Fixed::of(&config));
     let key_client = KeyClient::new(&config.key_server, &channel, key_server_ready, telemetry.clone())
         .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
-    let templates = config.hosts.into_iter().map(HostTemplate::new).collect();
+    let templates = config.hosts.into_iter().map(|host| HostTemplate::new(host, &pool)).collect();
     let servers = config.key_server.addresses.len();
     let directory = Arc::new(Directory::new(templates, servers, remembered, identities_ready, telemetry.clone()));
     background.spawn(remember(state, directory.identities()));
     background.spawn(client_auth::keep_fresh(verifiers(directory.clone()), LISTS_PERIOD, telemetry.clone()));
-    let reload = Reload::new(file, fixed, directory.clone(), channel, telemetry.clone());
+    let reload = Reload::new(file, fixed, Applied { directory: directory.clone(), pool, channel }, telemetry.clone());
     let reload = reload.context("listen for SIGHUP").map_err(Failure::start)?;
     background.spawn(async { match reload.follow().await {} });
     let _links = key_client.keep_up(&directory);
