@@ -19,6 +19,7 @@ use keystead_program::watched::Snapshot;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
+use crate::proxy_protocol::TrustedProxies;
 use crate::sessions::{SessionConfig, SessionTable};
 
 use files::Reader;
@@ -88,6 +89,9 @@ pub struct ListenerConfig {
     /// Whether other processes may listen on the same address (`SO_REUSEPORT`), such as a successor of this one.
     #[serde(default)]
     pub reuse_port: bool,
+    /// Whose connections begin with a PROXY header; nobody else's do.
+    #[serde(default)]
+    pub proxy_protocol_from: TrustedProxies,
 }
 
 /// The `[limits]` table.
@@ -105,9 +109,12 @@ pub struct Limits {
     /// Without a byte, once one direction has ended.
     #[serde(with = "humantime_serde")]
     pub half_closed_timeout: Duration,
-    /// For each address of a backend.
+    /// For a connection to each address of a backend.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// For the connection to any of a host's backends, however many are tried.
+    #[serde(with = "humantime_serde")]
+    pub backend_timeout: Duration,
     /// From SIGTERM to the end of the last connection.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -121,6 +128,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             half_closed_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            backend_timeout: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -229,6 +237,7 @@ impl Limits {
             ("idle_timeout", self.idle_timeout),
             ("half_closed_timeout", self.half_closed_timeout),
             ("connect_timeout", self.connect_timeout),
+            ("backend_timeout", self.backend_timeout),
         ];
         durations.into_iter().try_for_each(|(name, duration)| check_duration(name, duration))
     }
@@ -275,7 +284,7 @@ fn check_listeners(listeners: &[ListenerConfig]) -> Result<(), String> {
     }
 }
 
-fn first_duplicate<T: PartialEq>(items: &[T]) -> Option<&T> {
+pub(crate) fn first_duplicate<T: PartialEq>(items: &[T]) -> Option<&T> {
     items.iter().enumerate().find_map(|(index, item)| items.iter().take(index).find(|other| *other == item))
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_edge::backend::Pool;
 use keystead_edge::client_auth::{self, Verifications};
 use keystead_edge::config::{Config, Limits};
 use keystead_edge::connection::Connections;
@@ -47,6 +48,7 @@ pub(crate) struct Stack {
     pub(crate) connections: Arc<Connections>,
     pub(crate) backend: TcpListener,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) readiness: Readiness,
     pub(crate) tracker: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -134,6 +136,7 @@ impl Stack {
 
         let mut registry = Registry::default();
         let telemetry = Arc::new(Telemetry::register(&mut registry));
+        let pool = Pool::register(&mut registry);
         let readiness = Readiness::new();
         let edge = material(&authority, SanType::URI("spiffe://test/edge/one".try_into().unwrap()));
         let channel = ClientChannel::new(&edge);
@@ -141,7 +144,7 @@ impl Stack {
             KeyClient::new(&config.key_server, &channel, readiness.condition("key_server"), telemetry.clone()).unwrap();
         let verifiers: Vec<_> = config.hosts.iter().filter_map(|host| host.client_verifier.clone()).collect();
         let directory = Arc::new(Directory::new(
-            config.hosts.into_iter().map(HostTemplate::new).collect(),
+            config.hosts.into_iter().map(|host| HostTemplate::new(host, &pool)).collect(),
             key_servers.len(),
             IdentitySet::default(),
             readiness.condition("identities"),
@@ -166,6 +169,7 @@ impl Stack {
             connections,
             backend,
             telemetry,
+            pool,
             readiness,
             tracker,
             stop,
