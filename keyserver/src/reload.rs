@@ -76,6 +76,7 @@ impl Reload {
         let (before, after) = (key_names(&self.running), key_names(&config));
         self.into.channel.replace(&channel);
         self.into.metrics.tickets.groups(&authorizations);
+        let authorizations = authorizations.continuing(&self.into.authorizations.borrow());
         self.into.authorizations.send_replace(Arc::new(authorizations));
         self.into.metrics.reloaded(ReloadOutcome::Applied);
         tracing::info!(
@@ -87,6 +88,9 @@ impl Reload {
             keys_removed = ?before.difference(&after).collect::<Vec<_>>(),
             "configuration loaded"
         );
+        for edge in config.edge.iter().filter(|edge| edges.changed.contains(&edge.id.as_str())) {
+            tracing::info!(edge = %edge.id, rights = edge.rights(), "rights changed");
+        }
         self.running = Config { edge: config.edge, key: config.key, channel: config.channel, ..self.running.clone() };
         self.warnings = warnings;
     }

@@ -16,8 +16,8 @@ use super::client_auth::{CheckedClientAuth, ClientAuthFile};
 use super::{ConfigError, first_duplicate};
 use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
-use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
+use keystead_program::server_name::NamePattern;
 
 /// Whom clients may ask for, what they are shown, and where their bytes go.
 #[derive(Clone, Debug)]
@@ -356,7 +356,7 @@ mod tests {
                 "only a key in `keys`",
             ),
             (("keys = [\"a\"]", "certificates = [{ chain = \"none.pem\" }]"), "none.pem"),
-            (("a.example", "192.0.2.1"), "serve it with `default = true`"),
+            (("a.example", "192.0.2.1"), "(`default = true` in a `[[virtual_host]]` serves them)"),
         ] {
             let error = with(&second.replace(old, new)).unwrap_err();
             assert!(error.contains(expected), "{expected}: {error}");

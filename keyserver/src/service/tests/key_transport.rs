@@ -52,7 +52,7 @@ impl Running {
     /// Edge one may use these keys, and nobody any other.
     fn allow(&self, keys: impl IntoIterator<Item = Arc<Key>>) {
         let ticket_group = TicketGroup::new(GroupName::default(), []);
-        let rights = Rights { keys: keys.into_iter().collect(), ticket_group };
+        let rights = Rights::new(keys.into_iter().map(Grant::whole), ticket_group);
         let allowed = [(EDGE_ONE.parse().unwrap(), rights)];
         self.authorizations.send(Arc::new(allowed.into_iter().collect())).unwrap();
     }
