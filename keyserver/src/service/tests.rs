@@ -1,7 +1,9 @@
 //! A key server on loopback and edges that talk to it over the channel.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod isolation;
 mod key_transport;
+mod policy;
 mod tickets;
 
 use keystead_program::channel::{ClientChannel, Connector};
