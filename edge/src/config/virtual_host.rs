@@ -409,7 +409,7 @@ mod tests {
                 "only a key in `keys`",
             ),
             (("keys = [\"a\"]", "certificates = [{ chain = \"none.pem\" }]"), "none.pem"),
-            (("a.example", "192.0.2.1"), "serve it with `default = true`"),
+            (("a.example", "192.0.2.1"), "(`default = true` in a `[[virtual_host]]` serves them)"),
         ] {
             let error = with(&second.replace(old, new)).unwrap_err();
             assert!(error.contains(expected), "{expected}: {error}");
