@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 
 use super::configuration::{ADDED_NAME, EDGES, KEY_SERVER_PORT};
 use super::fault::Fault;
@@ -193,7 +193,8 @@ fn wait_for_reloads(world: &World, before: &[i64]) {
 
 fn reload_hosts() -> Fault<World> {
     let add = |world: &mut World| {
-        ensure!(!world.load.is_served(world.edge(0)?.clients_address(), ADDED_NAME), "the host is there already");
+        let first = world.edge(0)?.clients_address();
+        ensure!(!world.load.is_served(first, ADDED_NAME), "the host is there already");
         world.add_host(true)?;
         (0..EDGES.len()).try_for_each(|edge| world.wait_served(edge, ADDED_NAME, true))
     };

@@ -186,7 +186,7 @@ pub(super) fn reason(cause: &io::Error) -> &'static str {
     let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match (tls, cause.kind()) {
         (Some(rustls::Error::AlertReceived(AlertDescription::InternalError)), _) => "alert_internal_error",
-        (Some(rustls::Error::AlertReceived(AlertDescription::UnrecognizedName)), _) => "alert_unrecognized_name",
+        (Some(rustls::Error::AlertReceived(AlertDescription::UnrecognisedName)), _) => "alert_unrecognized_name",
         (Some(rustls::Error::AlertReceived(_)), _) => "alert_other",
         (Some(rustls::Error::InvalidCertificate(_)), _) => "bad_certificate",
         (Some(_), _) => "tls_error",

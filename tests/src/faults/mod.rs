@@ -11,8 +11,6 @@
 //! leaves a record in the [`ledger`], and a [`row`] is what the ledger has of the time around one fault, with the verdict
 //! on what must hold. [`world`] is the fleet in network namespaces, [`compose`] the one in containers.
 
-#![expect(clippy::expect_used, reason = "a fault that cannot be injected ends its row")]
-
 mod backend;
 pub mod campaign;
 mod catalogue;
