@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand};
 use keystead_edge::check::check;
 use keystead_edge::config::Config;
 use keystead_edge::serve::serve;
-use keystead_program::reload::Baseline;
 use keystead_program::run::{self, Failure};
 
 /// Terminates TLS without holding a private key: a key server signs in its stead.
@@ -41,17 +40,16 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let outcome = match arguments.command {
-        Command::Serve { config } => start(&config).map(|(file, config)| run::run(|stop| serve(file, config, stop))),
+        Command::Serve { config } => start(&config).map(|config| run::run(|stop| serve(config, stop))),
         Command::Check { config } => tell(&config),
     };
     outcome.unwrap_or_else(|failure| run::report(&failure))
 }
 
-fn start(file: &Path) -> Result<(Baseline, Config), Failure> {
-    let baseline = Baseline::read(file);
+fn start(file: &Path) -> Result<Config, Failure> {
     let config = Config::load(file).map_err(Failure::configuration)?;
     keystead_program::logging::start(&config.log).map_err(Failure::configuration)?;
-    Ok((baseline, config))
+    Ok(config)
 }
 
 fn tell(file: &Path) -> Result<ExitCode, Failure> {

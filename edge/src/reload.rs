@@ -9,14 +9,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keystead_program::channel::{ChannelMaterial, ClientChannel};
+use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
-use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
+use keystead_program::reload::{Occasion, Occasions, ReloadOutcome};
+use keystead_program::watched::Snapshot;
 use tokio::task::spawn_blocking;
 
-use crate::config::{Config, KeyServerConfig, Limits, ListenerConfig};
+use crate::config::{Config, HostFiles, KeyServerConfig, Limits, ListenerConfig};
 use crate::directory::Directory;
 use crate::serve::channel_material;
 use crate::sessions::SessionTable;
@@ -29,10 +30,40 @@ pub struct Reload {
     occasions: Occasions,
     /// What is fixed since the start.
     fixed: Fixed,
-    /// Where changes take effect.
-    directory: Arc<Directory>,
-    channel: ClientChannel,
-    telemetry: Arc<Telemetry>,
+    running: Arc<Running>,
+    into: Destinations,
+}
+
+/// What was loaded and is in force: what has not changed since is not loaded again.
+#[derive(Debug)]
+pub struct Running {
+    /// Names of the channel's files.
+    pub channel_files: ChannelConfig,
+    /// What they hold.
+    pub material: ChannelMaterial,
+    /// What the files of virtual hosts hold.
+    pub host_files: HostFiles,
+}
+
+impl Running {
+    /// What the channel's files of `config` hold, if they are those that were read.
+    fn material(&self, config: &Config) -> Option<ChannelMaterial> {
+        let (before, now) = (self.host_files.snapshot(), config.host_files.snapshot());
+        let is_same =
+            config.channel == self.channel_files && now.agrees_on(before, config.channel.files(&config.directory));
+        is_same.then(|| self.material.clone())
+    }
+}
+
+/// Where changes take effect.
+#[derive(Debug)]
+pub struct Destinations {
+    /// The virtual hosts.
+    pub directory: Arc<Directory>,
+    /// The way to the key servers.
+    pub channel: ClientChannel,
+    /// What is counted.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// The parts of a configuration that cannot change.
@@ -63,6 +94,8 @@ impl Fixed {
             sessions,
             key_server,
             hosts: _,
+            host_files: _,
+            revocation_lists: _,
         } = config;
         Self {
             crypto: *crypto,
@@ -93,50 +126,65 @@ impl Fixed {
 }
 
 impl Reload {
-    /// Begins with `fixed`, which was loaded after `file` was read.
+    /// Begins with what runs.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub fn new(
-        file: Baseline,
-        fixed: Fixed,
-        directory: Arc<Directory>,
-        channel: ClientChannel,
-        telemetry: Arc<Telemetry>,
-    ) -> io::Result<Self> {
-        Ok(Self { occasions: Occasions::since(file)?, fixed, directory, channel, telemetry })
+    pub fn new(running: Running, fixed: Fixed, into: Destinations) -> io::Result<Self> {
+        let occasions = Occasions::since(running.host_files.snapshot().clone())?;
+        Ok(Self { occasions, fixed, running: Arc::new(running), into })
     }
 
     /// Goes on for as long as the process.
     pub async fn follow(mut self) -> Infallible {
         loop {
             let cause = self.occasions.next().await;
-            let path = self.occasions.path().to_owned();
-            // Chains, authorities and revocation lists are read, thousands of them perhaps.
+            let (path, running) = (self.occasions.path().to_owned(), self.running.clone());
+            // Chains and authorities are read, thousands of them perhaps.
             let loaded = spawn_blocking(move || {
-                let config = Config::load(&path)?;
-                let material = channel_material(&config)?;
-                anyhow::Ok((config, material))
+                let mut files = Snapshot::of(&path);
+                let loaded = load(&mut files, &running);
+                (files, loaded)
             });
-            match loaded.await.unwrap_or_else(|cause| Err(cause.into())) {
-                Ok((config, material)) => self.apply(config, &material, cause),
+            let loaded = match loaded.await {
+                Ok((files, loaded)) => {
+                    self.occasions.try_next(files);
+                    loaded
+                }
+                Err(panic) => {
+                    self.occasions.try_again();
+                    Err(panic.into())
+                }
+            };
+            match loaded {
+                Ok((config, material)) => self.apply(config, material, &cause),
                 Err(error) => {
-                    self.telemetry.reloaded(ReloadOutcome::Refused);
-                    tracing::error!(cause, "configuration not loaded; the last good one stays in force: {error:#}");
+                    self.into.telemetry.reloaded(ReloadOutcome::Refused);
+                    tracing::error!(%cause, "configuration not loaded; the last good one stays in force: {error:#}");
                 }
             }
         }
     }
 
-    fn apply(&self, config: Config, material: &ChannelMaterial, cause: &'static str) {
+    fn apply(&mut self, config: Config, material: ChannelMaterial, cause: &Occasion) {
         let fixed = self.fixed.differing(&Fixed::of(&config));
         if !fixed.is_empty() {
             tracing::warn!(?fixed, "changed in the configuration and takes a restart");
         }
-        self.channel.replace(material);
+        self.into.channel.replace(&material);
         let hosts = config.hosts.len();
-        self.directory.replace(config.hosts.into_iter().map(HostTemplate::new).collect());
-        self.telemetry.reloaded(ReloadOutcome::Applied);
-        tracing::info!(cause, hosts, "configuration loaded");
+        self.into.directory.replace(config.hosts.into_iter().map(HostTemplate::new).collect());
+        self.into.telemetry.reloaded(ReloadOutcome::Applied);
+        self.running = Arc::new(Running { channel_files: config.channel, material, host_files: config.host_files });
+        tracing::info!(%cause, hosts, "configuration loaded");
     }
+}
+
+fn load(files: &mut Snapshot, running: &Running) -> anyhow::Result<(Config, ChannelMaterial)> {
+    let config = Config::load_anew(files, Some(&running.host_files))?;
+    let material = match running.material(&config) {
+        Some(unchanged) => unchanged,
+        None => channel_material(&config)?,
+    };
+    Ok((config, material))
 }

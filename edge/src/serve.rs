@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context;
 use keystead_program::channel::{ChannelMaterial, ClientChannel};
 use keystead_program::observe::{Endpoint, Readiness};
-use keystead_program::reload::Baseline;
 use keystead_program::run::Failure;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, watch};
@@ -24,18 +23,18 @@ use crate::identity::IdentitySet;
 use crate::key_client::KeyClient;
 use crate::listener::Listener;
 use crate::open_files;
-use crate::reload::{Fixed, Reload};
+use crate::reload::{Destinations, Fixed, Reload, Running};
 use crate::sessions::Sessions;
 use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
 
-/// Serves clients as `config` says, which was loaded after `file` was read, until `stop`, and then those that are connected
+/// Serves clients as `config` says until `stop`, and then those that are connected
 /// until they end or their time is over.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub async fn serve(file: Baseline, config: Config, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let material = channel_material(&config).map_err(Failure::configuration)?;
     open_files::allow(config.limits.max_connections);
     let listeners = bind(&config).map_err(Failure::start)?;
@@ -58,7 +57,9 @@ pub async fn serve(file: Baseline, config: Config, stop: CancellationToken) -> R
     let directory = Arc::new(Directory::new(templates, servers, remembered, identities_ready, telemetry.clone()));
     background.spawn(remember(state, directory.identities()));
     background.spawn(client_auth::keep_fresh(verifiers(directory.clone()), LISTS_PERIOD, telemetry.clone()));
-    let reload = Reload::new(file, fixed, directory.clone(), channel, telemetry.clone());
+    let running = Running { channel_files: config.channel, material, host_files: config.host_files };
+    let into = Destinations { directory: directory.clone(), channel, telemetry: telemetry.clone() };
+    let reload = Reload::new(running, fixed, into);
     let reload = reload.context("listen for SIGHUP").map_err(Failure::start)?;
     background.spawn(async { match reload.follow().await {} });
     let _links = key_client.keep_up(&directory);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
-use keystead_program::reload::ReloadOutcome;
+use keystead_program::reload::{ConfigurationRefused, ReloadOutcome};
 use keystead_tls::{Error, KeyServerFailure, Summary};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -63,6 +63,7 @@ pub struct Telemetry {
     /// Stores of sessions with ids.
     pub stores: StoreTelemetry,
     reloads: Family<OutcomeLabels, Counter>,
+    refused: ConfigurationRefused,
     resumed: Family<ByLabels, Counter>,
     sessions_kept: Family<ByLabels, Counter>,
     session_misses: Family<ReasonLabels, Counter>,
@@ -220,6 +221,7 @@ impl Telemetry {
             recoveries,
             stores: _,
             reloads,
+            refused,
             resumed,
             sessions_kept,
             session_misses,
@@ -274,6 +276,8 @@ impl Telemetry {
         registry.register("leases_dropped", "Leased randoms lost with their connection", leases.dropped.clone());
         registry.register("recoveries", "Master secrets asked for, by outcome", recoveries.clone());
         registry.register("reloads", "Times the configuration was loaded while running, by outcome", reloads.clone());
+        let (name, help) = ConfigurationRefused::METRIC;
+        registry.register(name, help, refused.gauge());
         registry.register("resumed", "Handshakes that went on from a session, by what it was found", resumed.clone());
         registry.register("sessions_kept", "Sessions kept for clients to come back to", sessions_kept.clone());
         registry.register(
@@ -318,6 +322,7 @@ impl Telemetry {
             leases: LeaseTelemetry::default(),
             recoveries: Family::default(),
             reloads: Family::default(),
+            refused: ConfigurationRefused::default(),
             resumed: Family::default(),
             sessions_kept: Family::default(),
             session_misses: Family::default(),
@@ -367,6 +372,7 @@ impl Telemetry {
     /// A configuration was loaded, or was not.
     pub fn reloaded(&self, outcome: ReloadOutcome) {
         self.reloads.get_or_create(&OutcomeLabels { outcome: outcome.into() }).inc();
+        self.refused.set(outcome);
     }
 
     /// A client goes on from a session.

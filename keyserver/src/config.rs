@@ -1,6 +1,7 @@
 //! What the configuration file of a key server says. What it means, [`crate::settings`] finds out.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keystead_program::channel::{ChannelConfig, PeerIdentity};
@@ -41,6 +42,15 @@ pub struct Config {
     /// The edges and what each may use.
     #[serde(default)]
     pub edge: Vec<EdgeConfig>,
+}
+
+impl Config {
+    /// The files that it names and that are read at start and at each reload; relative paths start at `directory`. The
+    /// ticket secret's is none of them: the key server itself writes it.
+    pub fn files(&self, directory: &Path) -> Vec<PathBuf> {
+        let keys = self.key.iter().flat_map(|key| key.files(directory));
+        self.channel.files(directory).into_iter().chain(keys).collect()
+    }
 }
 
 /// The `[limits]` table: bounds on what edges may take up.
@@ -109,7 +119,7 @@ pub struct TicketsConfig {
 }
 
 /// A `[[key]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
     /// The name by which edges ask for it and logs tell of it.
@@ -126,6 +136,14 @@ pub struct KeyConfig {
     /// have no forward secrecy, so whoever records them and one day has the key reads them.
     #[serde(default)]
     pub danger_rsa_key_transport: bool,
+}
+
+impl KeyConfig {
+    /// The files it names; relative paths start at `directory`.
+    pub fn files(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
+        let named = [Some(&self.private_key), Some(&self.certificate_chain), self.ocsp_response.as_ref()];
+        named.into_iter().flatten().map(|path| path.under(directory))
+    }
 }
 
 /// An `[[edge]]`.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::config::KeyConfig;
 use crate::custody::pem::{PemError, PrivateKeyPem};
 use crate::custody::{self, Custody, InvalidPrivateKey, SigningFailed, Uses};
-use crate::schedule::CostClass;
+use crate::schedule::{CostClass, Lane};
 
 /// A private key with its certificate chain. That the two belong together was checked when it was loaded.
 pub struct Key {
@@ -65,6 +65,11 @@ impl Key {
     /// What an operation with it costs.
     pub fn cost(&self) -> CostClass {
         CostClass::of(self.identity.public_key().kind())
+    }
+
+    /// Where operations with it wait.
+    pub fn lane(&self) -> Lane {
+        Lane::of(self.cost())
     }
 
     /// Signs `message`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_program::reload::ReloadOutcome;
+use keystead_program::reload::{ConfigurationRefused, ReloadOutcome};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,7 +15,6 @@ use crate::authorize::Authorizations;
 use crate::key::Key;
 use crate::operation::Call;
 use crate::refusal::Refusal;
-use crate::schedule::CostClass;
 
 /// Every metric that is not the channel's. Clones count together.
 #[derive(Clone, Debug)]
@@ -27,6 +26,7 @@ pub struct Metrics {
     waited: Family<Class, Histogram>,
     worked: Family<Class, Histogram>,
     reloads: Family<Reload, Counter>,
+    refused: ConfigurationRefused,
     /// Of ticket keys.
     pub tickets: TicketMetrics,
 }
@@ -41,6 +41,7 @@ impl Default for Metrics {
             waited: Family::new_with_constructor(durations),
             worked: Family::new_with_constructor(durations),
             reloads: Family::default(),
+            refused: ConfigurationRefused::default(),
             tickets: TicketMetrics::default(),
         }
     }
@@ -61,7 +62,7 @@ struct Operation {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Class {
-    class: &'static str,
+    class: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,12 +73,6 @@ struct Reload {
 impl From<ReloadOutcome> for Reload {
     fn from(outcome: ReloadOutcome) -> Self {
         Self { outcome: outcome.into() }
-    }
-}
-
-impl From<CostClass> for Class {
-    fn from(class: CostClass) -> Self {
-        Self { class: class.into() }
     }
 }
 
@@ -108,6 +103,8 @@ impl Metrics {
         registry.register_with_unit("operation", "Time on the thread", seconds, self.worked.clone());
         let reloads = "Times the configuration was loaded while running, by outcome";
         registry.register("reloads", reloads, self.reloads.clone());
+        let (refused, help) = ConfigurationRefused::METRIC;
+        registry.register(refused, help, self.refused.gauge());
         self.tickets.register(registry);
     }
 
@@ -130,6 +127,7 @@ impl Metrics {
     /// Counts a configuration that was loaded, or was not.
     pub(crate) fn reloaded(&self, outcome: ReloadOutcome) {
         self.reloads.get_or_create(&outcome.into()).inc();
+        self.refused.set(outcome);
     }
 
     /// Configurations that were loaded so.
@@ -143,19 +141,20 @@ impl Metrics {
         StreamGuard(self.streams.clone())
     }
 
-    /// The metrics of one cost class.
-    pub(crate) fn class(&self, class: CostClass) -> ClassMetrics {
-        ClassMetrics {
-            queued: self.queued.get_or_create_owned(&class.into()),
-            waited: self.waited.get_or_create_owned(&class.into()),
-            worked: self.worked.get_or_create_owned(&class.into()),
+    /// The metrics of the lane of that name.
+    pub(crate) fn lane(&self, name: &Arc<str>) -> LaneMetrics {
+        let class = Class { class: name.clone() };
+        LaneMetrics {
+            queued: self.queued.get_or_create_owned(&class),
+            waited: self.waited.get_or_create_owned(&class),
+            worked: self.worked.get_or_create_owned(&class),
         }
     }
 }
 
-/// The metrics of one cost class.
+/// The metrics of one lane.
 #[derive(Clone, Debug)]
-pub(crate) struct ClassMetrics {
+pub(crate) struct LaneMetrics {
     pub(crate) queued: Gauge,
     pub(crate) waited: Histogram,
     pub(crate) worked: Histogram,

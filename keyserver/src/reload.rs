@@ -1,29 +1,31 @@
 //! Changed configuration, applied while the key server runs.
 //!
 //! Edges, keys, ticket groups and the channel's certificates change at once. What was bound or started stays as it is,
-//! with a warning; a file that is wrong changes nothing.
+//! with a warning; a file that is wrong changes nothing. What no file has changed of is not loaded again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
 use keystead_program::channel::ServerChannel;
-use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
+use keystead_program::reload::{Occasion, Occasions, ReloadOutcome};
+use keystead_program::watched::Snapshot;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
+use crate::key::Key;
 use crate::metrics::Metrics;
-use crate::settings::{Settings, SettingsError, Warning};
+use crate::settings::{Running, Settings, SettingsError, Warning};
 
 /// Applies what changes.
 #[derive(Debug)]
 pub(crate) struct Reload {
     occasions: Occasions,
     /// What is in force, with the parts that were fixed at start.
-    running: Config,
+    running: Arc<Running>,
     /// Those that were told.
     warnings: Vec<Warning>,
     into: Destinations,
@@ -38,56 +40,74 @@ pub(crate) struct Destinations {
 }
 
 impl Reload {
-    /// Begins with `running`, which was loaded after `file` was read.
+    /// Begins with what runs.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub(crate) fn new(file: Baseline, running: Config, warnings: Vec<Warning>, into: Destinations) -> io::Result<Self> {
-        Ok(Self { occasions: Occasions::since(file)?, running, warnings, into })
+    pub(crate) fn new(running: Running, warnings: Vec<Warning>, into: Destinations) -> io::Result<Self> {
+        let occasions = Occasions::since(running.files.clone())?;
+        Ok(Self { occasions, running: Arc::new(running), warnings, into })
     }
 
     /// Goes on for as long as the process.
     pub(crate) async fn follow(mut self) -> Infallible {
         loop {
             let cause = self.occasions.next().await;
-            let (path, crypto) = (self.occasions.path().to_owned(), self.running.crypto);
-            // Each key makes signatures to show that it is one with its certificate.
-            let loaded = spawn_blocking(move || Settings::reload(&path, crypto)).await;
-            match loaded.map_err(ReloadError::from).and_then(|loaded| Ok(loaded?)) {
-                Ok(settings) => self.apply(settings, cause),
+            let (path, running) = (self.occasions.path().to_owned(), self.running.clone());
+            // Keys that are not what they were make signatures to show that each is one with its certificate.
+            let loaded = spawn_blocking(move || {
+                let mut files = Snapshot::of(&path);
+                let settings = Settings::reload(&mut files, &running);
+                (files, settings)
+            });
+            let settings = match loaded.await {
+                Ok((files, settings)) => {
+                    self.occasions.try_next(files);
+                    settings.map_err(ReloadError::from)
+                }
+                Err(panic) => {
+                    self.occasions.try_again();
+                    Err(panic.into())
+                }
+            };
+            match settings {
+                Ok(settings) => self.apply(settings, &cause),
                 Err(error) => {
                     self.into.metrics.reloaded(ReloadOutcome::Refused);
-                    tracing::error!(cause, %error, "configuration not loaded; the last good one stays in force");
+                    tracing::error!(%cause, %error, "configuration not loaded; the last good one stays in force");
                 }
             }
         }
     }
 
-    fn apply(&mut self, settings: Settings, cause: &'static str) {
-        let Settings { config, channel, authorizations, warnings, .. } = settings;
+    fn apply(&mut self, settings: Settings, cause: &Occasion) {
+        let Settings { files, config, channel, keys, authorizations, warnings, tickets: _ } = settings;
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        let fixed = differing(&self.running, &config);
+        let fixed = differing(&self.running.config, &config);
         if !fixed.is_empty() {
             tracing::warn!(?fixed, "changed in the configuration and takes a restart");
         }
-        let edges = EdgeChanges::between(&self.running.edge, &config.edge);
-        let (before, after) = (key_names(&self.running), key_names(&config));
         self.into.channel.replace(&channel);
         self.into.metrics.tickets.groups(&authorizations);
         self.into.authorizations.send_replace(Arc::new(authorizations));
         self.into.metrics.reloaded(ReloadOutcome::Applied);
+        let edges = EdgeChanges::between(&self.running.config.edge, &config.edge);
+        let changed_keys = KeyChanges::between(&self.running.keys, &keys);
         tracing::info!(
-            cause,
+            %cause,
             edges_added = ?edges.added,
             edges_removed = ?edges.removed,
             edges_changed = ?edges.changed,
-            keys_added = ?after.difference(&before).collect::<Vec<_>>(),
-            keys_removed = ?before.difference(&after).collect::<Vec<_>>(),
+            keys_added = ?changed_keys.added,
+            keys_removed = ?changed_keys.removed,
+            keys_changed = ?changed_keys.changed,
             "configuration loaded"
         );
-        self.running = Config { edge: config.edge, key: config.key, channel: config.channel, ..self.running.clone() };
+        let Config { edge, key, channel: channel_files, .. } = config;
+        let config = Config { edge, key, channel: channel_files, ..self.running.config.clone() };
+        self.running = Arc::new(Running { files, config, channel, keys });
         self.warnings = warnings;
     }
 }
@@ -129,8 +149,28 @@ fn known(edges: &[EdgeConfig]) -> BTreeMap<&str, &EdgeConfig> {
     edges.iter().filter(|edge| !edge.revoked).map(|edge| (edge.id.as_str(), edge)).collect()
 }
 
-fn key_names(config: &Config) -> BTreeSet<&str> {
-    config.key.iter().map(|key| key.name.as_str()).collect()
+/// By their names.
+struct KeyChanges<'k> {
+    added: Vec<&'k str>,
+    removed: Vec<&'k str>,
+    /// Those with another entry or other files.
+    changed: Vec<&'k str>,
+}
+
+impl<'k> KeyChanges<'k> {
+    fn between(before: &'k [Arc<Key>], after: &'k [Arc<Key>]) -> Self {
+        let (before, after) = (by_name(before), by_name(after));
+        let is_changed = |name: &str, key: &Arc<Key>| before.get(name).is_some_and(|before| !Arc::ptr_eq(before, key));
+        Self {
+            added: after.keys().copied().filter(|name| !before.contains_key(name)).collect(),
+            removed: before.keys().copied().filter(|name| !after.contains_key(name)).collect(),
+            changed: after.iter().filter(|(name, key)| is_changed(name, key)).map(|(name, _)| *name).collect(),
+        }
+    }
+}
+
+fn by_name(keys: &[Arc<Key>]) -> BTreeMap<&str, &Arc<Key>> {
+    keys.iter().map(|key| (key.name().as_ref(), key)).collect()
 }
 
 /// Why a configuration was not loaded.

@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::reload::{Destinations, Reload};
 use crate::schedule::Scheduler;
 use crate::service::{Service, ServiceLimits, Stopping};
-use crate::settings::{Settings, Tickets};
+use crate::settings::{Running, Settings, Tickets};
 use crate::ticket_keys::keeper::Keeper;
 
 /// A key server that has its addresses and serves nobody yet.
@@ -80,17 +80,19 @@ impl Server {
     /// # Errors
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
-        let capacity = settings.capacity();
-        let Settings { file, config, channel, authorizations, tickets, warnings, .. } = settings;
+        let lanes = settings.lanes();
+        let Settings { files, config, channel, keys, authorizations, tickets, warnings } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
         metrics.register(&mut registry);
         channel_metrics.register(&mut registry);
         metrics.tickets.groups(&authorizations);
-        let (channel, limits) = (ServerChannel::new(&channel), config.limits);
+        let running = Running { files, config, channel, keys };
+        let (config, channel) = (&running.config, ServerChannel::new(&running.channel));
+        let limits = config.limits;
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
-        let scheduler = Scheduler::start(capacity, &metrics).map_err(StartError::Thread)?;
+        let scheduler = Scheduler::start(&lanes, &metrics).map_err(StartError::Thread)?;
         let (authorizations, current) = watch::channel(Arc::new(authorizations));
         let provider = config.crypto.provider();
         let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits));
@@ -99,7 +101,7 @@ impl Server {
             service = service.with_tickets(tickets.subscribe());
         }
         let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
-        let reload = Reload::new(file, config, warnings, into).map_err(StartError::Signal)?;
+        let reload = Reload::new(running, warnings, into).map_err(StartError::Signal)?;
         let background = Background { tickets, reload };
         Ok(Self {
             listener,

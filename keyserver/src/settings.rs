@@ -1,5 +1,6 @@
 //! What a configuration means: everything that it names is read and checked, before anything is bound.
 
+mod keys;
 mod report;
 
 pub use report::Report;
@@ -9,16 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keystead_program::channel::{ChannelError, ChannelMaterial, PeerIdentity};
+use keystead_program::channel::{ChannelConfig, ChannelError, ChannelMaterial, PeerIdentity};
 use keystead_program::config::{self, ConfigError, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
-use keystead_program::reload::Baseline;
+use keystead_program::watched::Snapshot;
 
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
-use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
+use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
 use crate::key::{Key, KeyError};
-use crate::schedule::Capacity;
+use crate::schedule::{CostClass, LaneConfig};
 use crate::ticket_keys::group::{GroupName, TicketGroup};
 use crate::ticket_keys::ratchet::{ClockFault, Ratchet, UnixTime};
 use crate::ticket_keys::state::{self, StateError};
@@ -26,9 +27,9 @@ use crate::ticket_keys::state::{self, StateError};
 /// A configuration of which every part was found good.
 #[derive(Debug)]
 pub struct Settings {
-    /// The configuration file, as it was before it was loaded.
-    pub file: Baseline,
-    /// The file's content.
+    /// The configuration file and all that it names, as they were before they were read.
+    pub files: Snapshot,
+    /// The configuration file's content.
     pub config: Config,
     /// What this side of the channel shows and trusts.
     pub channel: ChannelMaterial,
@@ -42,58 +43,89 @@ pub struct Settings {
     pub warnings: Vec<Warning>,
 }
 
+/// What was loaded and is in force: what has not changed since is not loaded again.
+#[derive(Debug)]
+pub struct Running {
+    /// As in [`Settings`].
+    pub files: Snapshot,
+    /// As in [`Settings`].
+    pub config: Config,
+    /// As in [`Settings`].
+    pub channel: ChannelMaterial,
+    /// As in [`Settings`].
+    pub keys: Vec<Arc<Key>>,
+}
+
+impl Running {
+    /// What the files that `config` names hold, if they are those that were read.
+    fn channel(&self, config: &ChannelConfig, files: &Snapshot) -> Option<ChannelMaterial> {
+        let directory = config::directory(files.configuration());
+        let is_same = self.config.channel == *config && files.agrees_on(&self.files, config.files(directory));
+        is_same.then(|| self.channel.clone())
+    }
+}
+
 impl Settings {
     /// Reads the configuration file `path` and everything it names.
     ///
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
-        let file = Baseline::read(path);
+        let mut files = Snapshot::of(path);
         let config: Config = config::load(path)?;
+        files.look_at(config.files(config::directory(path)));
         let crypto = config.crypto;
-        let mut settings = Self::of(config, file, crypto)?;
+        let mut settings = Self::of(config, files, crypto, None)?;
         settings.load_tickets(UnixTime::now())?;
         Ok(settings)
     }
 
-    /// Reads `path` once more, for a key server that runs with `crypto` and has its ticket keys in memory.
+    /// Reads the configuration file of `files` once more, and of what it names all that has changed since `running` was
+    /// loaded. `files` then has everything that was looked at, whatever is found. The cryptography and the ticket keys are
+    /// those that run.
     ///
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
-    pub fn reload(path: &Path, crypto: Crypto) -> Result<Self, SettingsError> {
-        let file = Baseline::read(path);
-        Self::of(config::load(path)?, file, crypto)
+    pub fn reload(files: &mut Snapshot, running: &Running) -> Result<Self, SettingsError> {
+        let path = files.configuration().to_owned();
+        let config: Config = config::load(&path)?;
+        files.look_at(config.files(config::directory(&path)));
+        Self::of(config, files.clone(), running.config.crypto, Some(running))
     }
 
-    fn of(config: Config, file: Baseline, crypto: Crypto) -> Result<Self, SettingsError> {
-        let directory = config::directory(file.path());
+    fn of(config: Config, files: Snapshot, crypto: Crypto, running: Option<&Running>) -> Result<Self, SettingsError> {
+        let directory = config::directory(files.configuration());
         config.log.check()?;
         check_limits(&config.limits)?;
-        let channel = ChannelMaterial::load(&config.channel, directory)?;
-        let keys = load_keys(&config.key, directory, crypto)?;
+        let channel = match running.and_then(|running| running.channel(&config.channel, &files)) {
+            Some(unchanged) => unchanged,
+            None => ChannelMaterial::load(&config.channel, directory)?,
+        };
+        let keys = keys::load(&config.key, crypto, &files, running)?;
         let authorizations = authorize(&config.edge, &keys)?;
         let warnings = warnings(&config, directory, &keys);
-        Ok(Self { file, config, channel, keys, authorizations, tickets: None, warnings })
+        Ok(Self { files, config, channel, keys, authorizations, tickets: None, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
         let Some(config) = &self.config.tickets else { return Ok(()) };
-        let tickets = Tickets::load(config, config::directory(self.file.path()), now)?;
+        let tickets = Tickets::load(config, config::directory(self.files.configuration()), now)?;
         self.warnings.extend(tickets.ratchet.advance(now).err().map(Warning::Clock));
         self.tickets = Some(tickets);
         Ok(())
     }
 
-    /// Threads and queues.
-    pub fn capacity(&self) -> Capacity {
+    /// The scheduler's lanes.
+    pub fn lanes(&self) -> Vec<LaneConfig> {
         let limits = &self.config.limits;
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        Capacity {
-            threads: if limits.signing_threads == 0 { processors() } else { limits.signing_threads },
-            light: limits.queue_light,
-            medium: limits.queue_medium,
-            heavy: limits.queue_heavy,
-        }
+        let threads = if limits.signing_threads == 0 { processors() } else { limits.signing_threads };
+        let bounds = [
+            (CostClass::Light, limits.queue_light),
+            (CostClass::Medium, limits.queue_medium),
+            (CostClass::Heavy, limits.queue_heavy),
+        ];
+        bounds.map(|(class, bound)| LaneConfig::of(class, threads, bound)).into()
     }
 
     /// Which cryptography is used.
@@ -144,28 +176,6 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
 
 /// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
 const LEAST_LEASES: u32 = 8192;
-
-fn load_keys(configs: &[KeyConfig], directory: &Path, crypto: Crypto) -> Result<Vec<Arc<Key>>, SettingsError> {
-    if configs.is_empty() {
-        return Err(SettingsError::NoKeys);
-    }
-    let mut rng = rand::rng();
-    let mut names = HashSet::new();
-    let mut ids: HashMap<_, Arc<str>> = HashMap::new();
-    let mut keys = Vec::with_capacity(configs.len());
-    for entry in configs {
-        if !names.insert(&entry.name) {
-            return Err(SettingsError::DuplicateKeyName(entry.name.clone()));
-        }
-        let key = Key::load(entry, directory, crypto, &mut rng)
-            .map_err(|cause| SettingsError::Key { name: entry.name.clone(), cause })?;
-        if let Some(first) = ids.insert(key.key_id(), key.name().clone()) {
-            return Err(SettingsError::DuplicateKey { first, second: key.name().clone() });
-        }
-        keys.push(Arc::new(key));
-    }
-    Ok(keys)
-}
 
 fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
     let by_name: HashMap<&str, &Arc<Key>> = keys.iter().map(|key| (key.name().as_ref(), key)).collect();
@@ -223,10 +233,10 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let secrets = private_keys.chain(config.tickets.as_ref().map(|tickets| &tickets.state));
     let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
-    let may_use =
-        |edge: &EdgeConfig, key: &Key| !edge.revoked && edge.keys.iter().any(|name| name == key.name().as_ref());
-    let is_used = |key: &Key| config.edge.iter().any(|edge| may_use(edge, key));
-    let unused = keys.iter().filter(|key| !is_used(key)).map(|key| Warning::UnusedKey(key.name().clone()));
+    let users = config.edge.iter().filter(|edge| !edge.revoked);
+    let used: HashSet<&str> = users.flat_map(|edge| edge.keys.iter().map(String::as_str)).collect();
+    let unused =
+        keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
     readable.chain(outside).chain(unused).chain(transporting).collect()

@@ -8,3 +8,5 @@ pub mod logging;
 pub mod observe;
 pub mod reload;
 pub mod run;
+pub mod server_name;
+pub mod watched;

@@ -1,14 +1,26 @@
-//! When a configuration is to be loaded again: at SIGHUP, and when its file has changed.
+//! When a configuration is to be loaded again: at SIGHUP, and when its file or one that it names has changed.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
 
-/// How often the file is read. A change counts once it was read twice, since a file may be read while it is written.
+use crate::watched::{Change, Snapshot};
+
+/// How often files are looked at, at the most. A change counts once it was seen twice, since files may be looked at while
+/// they are written, and certificate and key are two.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How much longer than a look at all files the time to the next one is, so that looking takes half a percent of a
+/// processor.
+const INTERVAL_OF_LOOK: u32 = 200;
+/// How long a change may go unnoticed where looking takes very long, as on a file system across a network.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What became of a configuration that was loaded while the program ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -20,80 +32,121 @@ pub enum ReloadOutcome {
     Refused,
 }
 
-/// A configuration file as it is before it is loaded: what is written from there on is a change.
-#[derive(Clone, Debug)]
-pub struct Baseline {
-    path: PathBuf,
-    /// `None` where there was nothing to read.
-    content: Option<Vec<u8>>,
-}
+/// Whether what is on disk was refused, so that the program goes on with something else: 1 if it was.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigurationRefused(Gauge);
 
-impl Baseline {
-    /// Reads the file.
-    pub fn read(path: &Path) -> Self {
-        Self { path: path.to_owned(), content: std::fs::read(path).ok() }
+impl ConfigurationRefused {
+    /// Name and help for a registry.
+    pub const METRIC: (&'static str, &'static str) =
+        ("configuration_refused", "Whether the configuration on disk was refused, and an older one is in force");
+
+    /// The metric.
+    pub fn gauge(&self) -> Gauge {
+        self.0.clone()
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What was loaded last.
+    pub fn set(&self, outcome: ReloadOutcome) {
+        self.0.set(match outcome {
+            ReloadOutcome::Applied => 0,
+            ReloadOutcome::Refused => 1,
+        });
     }
 }
 
-/// The occasions to load a configuration file again.
+/// Why a configuration is loaded again, in words for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Somebody asked for it.
+    Hangup,
+    /// A file has changed, perhaps among others.
+    Changed {
+        /// The first of them.
+        file: PathBuf,
+        /// How many there are.
+        files: usize,
+    },
+}
+
+impl fmt::Display for Occasion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hangup => f.write_str("SIGHUP"),
+            Self::Changed { file, files: 1 } => write!(f, "{} changed", file.display()),
+            Self::Changed { file, files } => write!(f, "{} and {} more files changed", file.display(), files - 1),
+        }
+    }
+}
+
+/// The occasions to load a configuration again.
 #[derive(Debug)]
 pub struct Occasions {
-    path: PathBuf,
     hangup: Signal,
-    /// The content that was loaded, or found wrong; `None` where there was nothing to read.
-    tried: Option<Vec<u8>>,
-    /// The content that was read last.
-    seen: Option<Vec<u8>>,
+    /// What was loaded, or found wrong.
+    tried: Arc<Snapshot>,
 }
 
 impl Occasions {
-    /// Those since `baseline`, which was read before the file was loaded.
+    /// Those since `loaded`, which was taken before anything was read.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub fn since(baseline: Baseline) -> io::Result<Self> {
-        let Baseline { path, content } = baseline;
-        Ok(Self { path, hangup: signal(SignalKind::hangup())?, tried: content.clone(), seen: content })
+    pub fn since(loaded: Snapshot) -> io::Result<Self> {
+        Ok(Self { hangup: signal(SignalKind::hangup())?, tried: Arc::new(loaded) })
     }
 
-    /// The file.
+    /// The configuration file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.tried.configuration()
     }
 
-    /// Waits for the next occasion, and says what it is.
-    pub async fn next(&mut self) -> &'static str {
-        let Self { path, hangup, tried, seen } = self;
-        let occasion = tokio::select! {
-            _ = hangup.recv() => "SIGHUP",
-            () = changed(path, tried, seen) => "file changed",
-        };
-        // Read before it is loaded: what is written meanwhile is one more change.
-        self.tried = content(&self.path).await;
-        occasion
-    }
-}
-
-async fn content(path: &Path) -> Option<Vec<u8>> {
-    tokio::fs::read(path).await.ok()
-}
-
-/// Waits until the content is another than was tried.
-async fn changed(path: &Path, tried: &Option<Vec<u8>>, seen: &mut Option<Vec<u8>>) {
-    loop {
-        sleep(INTERVAL).await;
-        let content = content(path).await;
-        let is_whole = content == *seen;
-        *seen = content;
-        if is_whole && seen != tried {
-            return;
+    /// Waits for the next occasion, and says what it is. [`Self::try_next`] follows it.
+    pub async fn next(&mut self) -> Occasion {
+        let Self { hangup, tried } = self;
+        tokio::select! {
+            _ = hangup.recv() => Occasion::Hangup,
+            changed = changed(tried) => changed,
         }
     }
+
+    /// What is on disk was loaded, or found wrong, and this was taken before: what changes from there on is the next
+    /// occasion.
+    pub fn try_next(&mut self, tried: Snapshot) {
+        self.tried = Arc::new(tried);
+    }
+
+    /// Whatever is on disk was tried and came to no end: what changes in what was known of it is the next occasion.
+    pub fn try_again(&mut self) {
+        let mut files = (*self.tried).clone();
+        files.look_again();
+        self.try_next(files);
+    }
+}
+
+/// Waits until a file is another than was tried.
+async fn changed(tried: &Arc<Snapshot>) -> Occasion {
+    let (mut seen, mut interval) = (Vec::new(), INTERVAL);
+    loop {
+        sleep(interval).await;
+        let began = Instant::now();
+        let changes = look(tried).await;
+        interval = (began.elapsed() * INTERVAL_OF_LOOK).clamp(INTERVAL, LONGEST_INTERVAL);
+        let first = changes.first().and_then(|change| tried.path(change));
+        if let Some(file) = first {
+            if changes == seen {
+                return Occasion::Changed { file: file.to_owned(), files: changes.len() };
+            }
+            interval = INTERVAL;
+        }
+        seen = changes;
+    }
+}
+
+/// Off the reactor, for a file system may take its time.
+async fn look(tried: &Arc<Snapshot>) -> Vec<Change> {
+    let tried = tried.clone();
+    spawn_blocking(move || tried.changes()).await.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -102,15 +155,30 @@ mod tests {
     use super::*;
     use tokio::time::timeout;
 
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     #[tokio::test]
-    async fn what_is_written_while_the_file_is_loaded_is_a_change() {
+    async fn what_is_written_while_files_are_loaded_is_a_change() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("config.toml");
+        let (file, named) = (directory.path().join("config.toml"), directory.path().join("named.pem"));
         std::fs::write(&file, "loaded").unwrap();
-        let baseline = Baseline::read(&file);
-        std::fs::write(&file, "written meanwhile").unwrap();
-        let mut occasions = Occasions::since(baseline).unwrap();
-        assert_eq!(timeout(INTERVAL * 10, occasions.next()).await, Ok("file changed"));
+        std::fs::write(&named, "loaded").unwrap();
+        let look = || {
+            let mut snapshot = Snapshot::of(&file);
+            snapshot.look_at([named.clone()]);
+            snapshot
+        };
+        let snapshot = look();
+        std::fs::write(&named, "written meanwhile").unwrap();
+        let mut occasions = Occasions::since(snapshot).unwrap();
+        let expected = Occasion::Changed { file: named.clone(), files: 1 };
+        assert_eq!(timeout(PATIENCE, occasions.next()).await, Ok(expected));
+
+        occasions.try_next(look());
         assert!(timeout(INTERVAL * 3, occasions.next()).await.is_err(), "once");
+        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_file(&named).unwrap();
+        let told = timeout(PATIENCE, occasions.next()).await.unwrap().to_string();
+        assert_eq!(told, format!("{} and 1 more files changed", file.display()));
     }
 }

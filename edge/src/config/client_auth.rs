@@ -1,6 +1,6 @@
 //! The `[virtual_host.client_auth]` tables.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keystead_program::config::RelativePath;
@@ -36,12 +36,23 @@ enum Mode {
 }
 
 /// What clients are asked for, and what verifies their answer.
+#[derive(Clone, Debug)]
 pub(super) struct CheckedClientAuth {
     pub(super) asked: ClientAuth,
     pub(super) verifier: Option<Arc<ClientVerifier>>,
 }
 
 impl ClientAuthFile {
+    /// The file with the authorities; relative paths start at `directory`.
+    pub(super) fn authorities(&self, directory: &Path) -> Option<PathBuf> {
+        self.authorities.as_ref().map(|path| path.under(directory))
+    }
+
+    /// The revocation lists, which are followed by whoever verifies with them.
+    pub(super) fn revocation_lists(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
+        self.revocation_lists.iter().map(|path| path.under(directory))
+    }
+
     pub(super) fn check(self, directory: &Path) -> Result<CheckedClientAuth, String> {
         let Self { mode, authorities, revocation_lists, allow } = self;
         if mode == Mode::None {

@@ -1,8 +1,10 @@
 //! The configuration: a file parsed and checked into a value before anything is bound.
 
 mod client_auth;
+mod files;
 mod virtual_host;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,11 +15,15 @@ use keystead_program::config::{self, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
+use keystead_program::watched::Snapshot;
 use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
 use crate::sessions::{SessionConfig, SessionTable};
 
+use files::Reader;
+
+pub use files::HostFiles;
 pub use virtual_host::{FileIdentity, HostConfig};
 
 /// A checked configuration.
@@ -45,6 +51,10 @@ pub struct Config {
     pub key_server: KeyServerConfig,
     /// Whom clients may ask for, at least one.
     pub hosts: Vec<HostConfig>,
+    /// What was read of the files that they name.
+    pub host_files: HostFiles,
+    /// The revocation lists that they name, which are followed on their own.
+    pub revocation_lists: Vec<PathBuf>,
 }
 
 /// The file, as TOML has it.
@@ -153,13 +163,39 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first thing in it that cannot stand.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let file: ConfigFile = config::load(path)?;
-        file.check(config::directory(path))
+        Self::load_anew(&mut Snapshot::of(path), None)
+    }
+
+    /// Reads the configuration file of `files`, and of what it names all that has changed since `before` was read. `files`
+    /// then has everything that was looked at, whatever is found.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that cannot stand.
+    pub fn load_anew(files: &mut Snapshot, before: Option<&HostFiles>) -> Result<Self, ConfigError> {
+        let path = files.configuration().to_owned();
+        let file: ConfigFile = config::load(&path)?;
+        files.look_at(file.files(config::directory(&path)));
+        file.check(Reader::new(files.clone(), before))
+    }
+
+    /// The configuration file and every file that it names. Those of the state are none of them: the edge itself writes
+    /// these.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.host_files.snapshot().paths().chain(self.revocation_lists.iter().map(PathBuf::as_path))
     }
 }
 
 impl ConfigFile {
-    fn check(self, directory: &Path) -> Result<Config, ConfigError> {
+    /// The files that it names and that are read when it is loaded.
+    fn files(&self, directory: &Path) -> Vec<PathBuf> {
+        let hosts = self.virtual_host.iter().flat_map(|host| host.files(directory));
+        self.channel.files(directory).into_iter().chain(hosts).collect()
+    }
+
+    fn check(self, mut reader: Reader<'_>) -> Result<Config, ConfigError> {
+        let directory = &reader.directory().to_owned();
+        let lists = self.virtual_host.iter().flat_map(|host| host.revocation_lists(directory));
+        let revocation_lists = lists.collect::<BTreeSet<_>>().into_iter().collect();
         self.log.check().map_err(|cause| ConfigError::at("[log]", cause))?;
         self.limits.check().map_err(|problem| ConfigError::at("[limits]", problem))?;
         let sessions = self.sessions.check(directory).map_err(|problem| ConfigError::at("[sessions]", problem))?;
@@ -176,7 +212,9 @@ impl ConfigFile {
             limits: self.limits,
             sessions,
             key_server: self.key_server,
-            hosts: virtual_host::check(self.virtual_host, directory)?,
+            hosts: virtual_host::check(self.virtual_host, &mut reader)?,
+            host_files: reader.read,
+            revocation_lists,
         })
     }
 }

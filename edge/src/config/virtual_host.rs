@@ -1,7 +1,8 @@
 //! The `[[virtual_host]]` tables.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keystead_program::channel::HostPort;
@@ -13,10 +14,11 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::client_auth::{CheckedClientAuth, ClientAuthFile};
+use super::files::Reader;
 use super::{ConfigError, first_duplicate};
 use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::server_name::NamePattern;
+use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
 
 /// Whom clients may ask for, what they are shown, and where their bytes go.
@@ -112,43 +114,67 @@ pub(super) struct HostFile {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CertificateFile {
+pub(super) struct CertificateFile {
     chain: RelativePath,
     ocsp_response: Option<RelativePath>,
 }
 
 /// Checks all tables, each by itself and together.
-pub(super) fn check(tables: Vec<HostFile>, directory: &Path) -> Result<Vec<HostConfig>, ConfigError> {
+pub(super) fn check(tables: Vec<HostFile>, reader: &mut Reader<'_>) -> Result<Vec<HostConfig>, ConfigError> {
     if tables.is_empty() {
         return Err(ConfigError::at("[[virtual_host]]", "missing: add one with `names`, `keys` and `backends`"));
     }
     let mut hosts: Vec<HostConfig> = Vec::with_capacity(tables.len());
+    let mut taken = Taken::default();
     for (index, table) in tables.into_iter().enumerate() {
         let place = match table.names.first() {
             Some(name) => format!("[[virtual_host]] `{name}`"),
             None => format!("[[virtual_host]] number {}", index + 1),
         };
-        let host = table.check(directory).map_err(|problem| ConfigError::at(place.as_str(), problem))?;
-        check_beside(&host, &hosts).map_err(|problem| ConfigError::at(place, problem))?;
+        let host = table.check(reader).map_err(|problem| ConfigError::at(place.as_str(), problem))?;
+        taken.take(&host).map_err(|problem| ConfigError::at(place, problem))?;
         hosts.push(host);
     }
     Ok(hosts)
 }
 
-fn check_beside(host: &HostConfig, others: &[HostConfig]) -> Result<(), String> {
-    for other in others {
-        if let Some(name) = host.names.iter().find(|name| other.names.contains(name)) {
-            return Err(format!("the name {name} belongs to the host `{}` too; give it to one of them", other.name()));
+/// What hosts have to themselves, with the name of the host that has it.
+#[derive(Default)]
+struct Taken {
+    names: HashMap<NamePattern, String>,
+    default: Option<String>,
+}
+
+impl Taken {
+    fn take(&mut self, host: &HostConfig) -> Result<(), String> {
+        for name in &host.names {
+            if let Some(other) = self.names.insert(name.clone(), host.name()) {
+                return Err(format!("the name {name} belongs to the host `{other}` too; give it to one of them"));
+            }
         }
-        if host.default && other.default {
-            return Err(format!("the host `{}` is the default too; only one can be", other.name()));
+        if host.default
+            && let Some(other) = self.default.replace(host.name())
+        {
+            return Err(format!("the host `{other}` is the default too; only one can be"));
         }
+        Ok(())
     }
-    Ok(())
 }
 
 impl HostFile {
-    fn check(mut self, directory: &Path) -> Result<HostConfig, String> {
+    /// The files it names that are read when a configuration is loaded; relative paths start at `directory`.
+    pub(super) fn files(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
+        let certificates = self.certificates.iter().flat_map(|table| table.files(directory));
+        let authorities = self.client_auth.as_ref().and_then(|table| table.authorities(directory));
+        certificates.chain(authorities)
+    }
+
+    /// The files it names that are followed on their own.
+    pub(super) fn revocation_lists(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
+        self.client_auth.iter().flat_map(|table| table.revocation_lists(directory))
+    }
+
+    fn check(mut self, reader: &mut Reader<'_>) -> Result<HostConfig, String> {
         if self.names.is_empty() {
             return Err("names is empty: write the DNS names that clients ask for".to_owned());
         }
@@ -167,9 +193,13 @@ impl HostFile {
         if self.danger_rsa_key_transport && self.keys.is_empty() {
             return Err("danger_rsa_key_transport: only a key in `keys` can be used for it".to_owned());
         }
-        let certificates = self.certificates.iter().map(|files| files.load(directory)).collect::<Result<_, _>>()?;
+        let certificates = self.certificates.iter().map(|table| {
+            let file = table.chain.under(reader.directory()).display().to_string();
+            Ok(FileIdentity { file, identity: reader.identity(table)? })
+        });
+        let certificates = certificates.collect::<Result<_, String>>()?;
         let CheckedClientAuth { asked, verifier } = match self.client_auth.take() {
-            Some(table) => table.check(directory).map_err(|problem| format!("client_auth: {problem}"))?,
+            Some(table) => reader.client_auth(table).map_err(|problem| format!("client_auth: {problem}"))?,
             None => CheckedClientAuth { asked: ClientAuth::None, verifier: None },
         };
         Ok(HostConfig {
@@ -245,7 +275,12 @@ fn alpn_protocol(protocol: &str) -> Result<Vec<u8>, String> {
 }
 
 impl CertificateFile {
-    fn load(&self, directory: &Path) -> Result<FileIdentity, String> {
+    /// Chain and OCSP response.
+    pub(super) fn files(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
+        [Some(&self.chain), self.ocsp_response.as_ref()].into_iter().flatten().map(|path| path.under(directory))
+    }
+
+    pub(super) fn load(&self, directory: &Path) -> Result<Identity, String> {
         let path = self.chain.under(directory);
         let file = path.display().to_string();
         let chain = CertificateDer::pem_file_iter(&path)
@@ -261,8 +296,7 @@ impl CertificateFile {
         };
         // Which of them the key server allows for the key is for it to say.
         let schemes = SignatureScheme::KNOWN;
-        let identity = Identity::new(chain, schemes, ocsp_response).map_err(|cause| format!("{file}: {cause}"))?;
-        Ok(FileIdentity { file, identity: Arc::new(identity) })
+        Identity::new(chain, schemes, ocsp_response).map_err(|cause| format!("{file}: {cause}"))
     }
 }
 
@@ -371,8 +405,8 @@ mod tests {
         fs::write(directory.path().join("a.ocsp"), b"response").unwrap();
         let files = CertificateFile { chain: "a.pem".into(), ocsp_response: Some("a.ocsp".into()) };
         let loaded = files.load(directory.path()).unwrap();
-        assert_eq!(loaded.identity.chain(), [certified.cert.der().to_vec()]);
-        assert_eq!(loaded.identity.ocsp_response(), Some(b"response".as_slice()));
+        assert_eq!(loaded.chain(), [certified.cert.der().to_vec()]);
+        assert_eq!(loaded.ocsp_response(), Some(b"response".as_slice()));
 
         fs::write(directory.path().join("a.pem"), "no certificate").unwrap();
         let error = files.load(directory.path()).unwrap_err();

@@ -101,7 +101,7 @@ fn code(reason: Refusal) -> Code {
         Refusal::QueueFull => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
-        Refusal::Stopping => Code::Unavailable,
+        Refusal::Stopping | Refusal::NoLane => Code::Unavailable,
         Refusal::SigningFailed | Refusal::FaultySignature => Code::Internal,
     }
 }

@@ -36,6 +36,13 @@ pub struct ChannelConfig {
     pub trust_roots: RelativePath,
 }
 
+impl ChannelConfig {
+    /// The files; relative paths start at `directory`.
+    pub fn files(&self, directory: &Path) -> [PathBuf; 3] {
+        [&self.certificate, &self.private_key, &self.trust_roots].map(|path| path.under(directory))
+    }
+}
+
 /// What the files of a [`ChannelConfig`] hold, checked to agree.
 #[derive(Clone, Debug)]
 pub struct ChannelMaterial {

@@ -144,8 +144,7 @@ impl Containers {
     }
 
     fn kill(&mut self, service: &str, edge: Option<usize>) -> Result<()> {
-        docker(&["kill", service])?;
-        self.kills.push(Kill { at: Instant::now(), edge });
+        self.kills.push(Kill::by(edge, || docker(&["kill", service]))?);
         Ok(())
     }
 

@@ -200,9 +200,11 @@ mod tests {
     fn one_failure_is_a_complaint_unless_it_was_killed() {
         let start = Instant::now();
         let one = |at: Duration| if at == Duration::from_millis(4500) { Err("reset") } else { Ok(FAST) };
-        let of_another_time = Kill { at: start + Duration::from_millis(4400), edge: None };
-        let of_another_edge = Kill { at: start + Duration::from_millis(4502), edge: Some(1) };
-        let its_own = Kill { at: start + Duration::from_millis(4502), edge: Some(0) };
+        let kill = |millis, edge| {
+            let at = start + Duration::from_millis(millis);
+            Kill { from: at, to: at, edge }
+        };
+        let (of_another_time, of_another_edge, its_own) = (kill(4400, None), kill(4502, Some(1)), kill(4502, Some(0)));
         for (kills, failures) in [(vec![], 1), (vec![of_another_time, of_another_edge], 1), (vec![its_own], 0)] {
             let row = row(one, &kills, start);
             assert_eq!((row.unmet.len(), row.killed), (failures, 1 - failures), "{row:?}");

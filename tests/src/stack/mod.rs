@@ -37,6 +37,8 @@ pub use process::{Process, Signal};
 /// Longer than anything takes that is not broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+const KEY_SERVER_PORT: u16 = 7443;
+
 const EDGE_NAMES: [&str; 2] = ["one", "two"];
 
 /// Polls `condition` until it holds.
@@ -137,6 +139,11 @@ impl Stack {
     /// Where the test plays it.
     pub fn key_server(&mut self) -> &mut Process {
         self.key_server.as_mut().expect("a key server of this stack")
+    }
+
+    /// Where edges connect to the key server.
+    pub fn key_server_address(&self) -> SocketAddr {
+        SocketAddr::new(self.edge().address.ip(), KEY_SERVER_PORT)
     }
 
     /// The stack's files. Each program's are in a directory of its own.
@@ -283,7 +290,7 @@ impl Builder {
         let directory = tempfile::Builder::new().prefix("keystead-test-").tempdir().expect("a directory");
         let address = loopback();
         let at = |port| SocketAddr::from((address, port));
-        let (key_server_address, backend_address) = (at(7443), at(8080));
+        let (key_server_address, backend_address) = (at(KEY_SERVER_PORT), at(8080));
         let edge_names = &EDGE_NAMES[..self.edges];
         if self.hosts.is_empty() {
             self.hosts.push(Host::new("localhost").default());

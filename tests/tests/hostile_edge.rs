@@ -1,0 +1,257 @@
+//! An edge that has valid credentials and tries everything: what it may not have it does not get, nobody else suffers,
+//! and the audit log has each attempt.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keystead_proto::v1;
+use keystead_proto::v1::exchange_reply::Outcome;
+use keystead_proto::v1::exchange_request::Operation;
+use keystead_tests::hostile_edge::{HostileEdge, honest, identity};
+use keystead_tests::rustls_client::is_served;
+use keystead_tests::stack::{KeyType, Stack, pki, wait_until};
+use keystead_tls::crypto::FAST;
+use keystead_tls::{NamedGroup, SignatureScheme};
+use tonic::Code;
+
+/// A key server with an RSA and a P-256 key, and edge one, which may use both and serves clients. Edge two may use the
+/// P-256 key alone, and is hostile.
+fn start() -> (Stack, HostileEdge) {
+    let stack = Stack::builder().keys(&[KeyType::Rsa2048, KeyType::P256]).key_transport().start();
+    let entry = "[[edge]]\nid = \"spiffe://keystead.local/edge/two\"\nkeys = [\"p256\"]\n";
+    stack.edit("keyserver/keyserver.toml", |text| format!("{text}{entry}"));
+    let edge = HostileEdge::new(&stack, "two");
+    wait_until("the key server knows edge two", || edge.is_known());
+    (stack, edge)
+}
+
+/// Clients of edge one, and the hostile edge's own good requests, get what they ask for.
+#[track_caller]
+fn nobody_suffers(stack: &Stack, edge: &HostileEdge) {
+    assert!(is_served(stack.edge()));
+    edge.sign(honest(KeyType::P256)).unwrap();
+}
+
+fn public(group: NamedGroup) -> Vec<u8> {
+    FAST.key_pair(group, &mut rand::rng()).unwrap().public().to_vec()
+}
+
+#[test]
+fn nothing_that_the_edge_chose_is_signed() {
+    let (stack, edge) = start();
+    let identity = identity(KeyType::P256);
+    // As near as it gets to what TLS 1.3 signs: 64 spaces in front, and a public value that is any 32 bytes.
+    let context = *b"TLS 1.3, server CertificateVerif";
+    let request = v1::SignServerKeyExchangeRequest {
+        client_random: vec![0x20; 32],
+        public: context.to_vec(),
+        ..honest(KeyType::P256)
+    };
+    let mut randoms = Vec::new();
+    for _ in 0..64 {
+        let reply = edge.sign(request.clone()).unwrap();
+        let params = [&[3, 0, 29, 32][..], &context].concat();
+        let scheme = SignatureScheme(request.scheme.try_into().unwrap());
+        let verifies = |content: &[u8]| FAST.verify(scheme, identity.public_key(), content, &reply.signature).is_ok();
+        assert!(verifies(&[&request.client_random[..], &reply.server_random, &params].concat()));
+        assert!(!verifies(&[&[0x20; 64][..], &context].concat()));
+        assert!(!verifies(&[&[0x20; 64][..], &params].concat()));
+        assert!(!randoms.contains(&reply.server_random), "a random came twice");
+        randoms.push(reply.server_random);
+    }
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn a_key_of_others_is_as_unknown_as_one_that_is_not_there() {
+    let (stack, edge) = start();
+    let foreign = edge.sign(honest(KeyType::Rsa2048)).unwrap_err();
+    let unknown = edge.sign(v1::SignServerKeyExchangeRequest { key_id: vec![9; 32], ..honest(KeyType::P256) });
+    let unknown = unknown.unwrap_err();
+    assert_eq!((foreign.code(), foreign.message()), (Code::PermissionDenied, unknown.message()));
+    assert_eq!(unknown.code(), Code::PermissionDenied);
+    // The foreign key is for RSA key transport, which this edge has no key for.
+    assert_eq!(edge.lease(1).unwrap_err().code(), Code::PermissionDenied);
+    let key_id = identity(KeyType::Rsa2048).public_key().key_id().0.to_vec();
+    for key_id in [key_id, vec![9; 32], honest(KeyType::P256).key_id] {
+        let request = v1::RecoverMasterSecretRequest {
+            key_id,
+            lease: vec![1; 32],
+            handshake_messages: vec![2; 1000],
+            finished_record: vec![3; 45],
+            server_name: "localhost".to_owned(),
+        };
+        assert_eq!(edge.recover(request).unwrap_err().code(), Code::PermissionDenied);
+    }
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn digests_points_and_schemes_of_its_own_are_refused() {
+    let (stack, edge) = start();
+    let good = honest(KeyType::P256);
+    let with = |change: fn(&mut v1::SignServerKeyExchangeRequest)| {
+        let mut request = good.clone();
+        change(&mut request);
+        request
+    };
+    let group = |group: NamedGroup, public: Vec<u8>| v1::SignServerKeyExchangeRequest {
+        group: group.0.into(),
+        public,
+        ..good.clone()
+    };
+    let off_the_curve = |group| {
+        let mut point = public(group);
+        *point.last_mut().unwrap() ^= 1;
+        point
+    };
+    let mut compressed = public(NamedGroup::SECP256R1);
+    compressed.truncate(33);
+    compressed[0] = 2;
+    let requests = [
+        ("no scheme", with(|request| request.scheme = 0)),
+        ("a scheme with SHA-1", with(|request| request.scheme = 0x0203)),
+        ("a raw digest", with(|request| request.scheme = 0x0003)),
+        ("another key's scheme", with(|request| request.scheme = 0x0804)),
+        ("a scheme beyond 16 bits", with(|request| request.scheme = 0x1_0403)),
+        ("no group", with(|request| request.group = 0)),
+        ("finite-field DHE", with(|request| request.group = 0x0100)),
+        ("a group beyond 16 bits", with(|request| request.group = 0x1_001d)),
+        ("a digest in place of a point", group(NamedGroup::SECP256R1, vec![0xab; 32])),
+        ("a point of another curve", group(NamedGroup::SECP256R1, public(NamedGroup::SECP384R1))),
+        ("a point off P-256", group(NamedGroup::SECP256R1, off_the_curve(NamedGroup::SECP256R1))),
+        ("a point off P-384", group(NamedGroup::SECP384R1, off_the_curve(NamedGroup::SECP384R1))),
+        ("the point at infinity", group(NamedGroup::SECP256R1, vec![0])),
+        ("a compressed point", group(NamedGroup::SECP256R1, compressed)),
+        ("a short x25519 value", group(NamedGroup::X25519, vec![1; 31])),
+        ("a long x25519 value", group(NamedGroup::X25519, vec![1; 33])),
+        ("no value", group(NamedGroup::X25519, Vec::new())),
+        ("a value of 100,000 bytes", group(NamedGroup::X25519, vec![1; 100_000])),
+        ("a short random", with(|request| request.client_random = vec![1; 31])),
+        ("a long random", with(|request| request.client_random = vec![1; 64])),
+        ("a short key id", with(|request| request.key_id.truncate(31))),
+    ];
+    for (what, request) in requests {
+        let refused = edge.sign(request).expect_err(what);
+        assert_eq!(refused.code(), Code::InvalidArgument, "{what}: {refused}");
+    }
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn messages_that_are_none_end_their_own_call_alone() {
+    let (stack, edge) = start();
+    let sign = "/keystead.v1.KeyServer/SignServerKeyExchange";
+    for (what, bytes, code) in [
+        ("no protobuf", vec![0xff; 64], Code::Internal),
+        ("a length beyond the end", vec![0x0a, 0xff, 0xff, 0xff, 0x7f], Code::Internal),
+        ("over the bound", vec![0x0a; (512 << 10) + 1], Code::OutOfRange),
+        ("sixteen megabytes", vec![0; 16 << 20], Code::OutOfRange),
+        ("nothing", Vec::new(), Code::InvalidArgument),
+    ] {
+        let status = edge.send_raw(sign, bytes);
+        // A call that is cut off while it still sends sees the reset.
+        let seen = [code, Code::Unknown, Code::Internal, Code::Cancelled];
+        assert!(seen.contains(&status.code()), "{what}: {status:?}");
+    }
+    assert_eq!(edge.send_raw("/keystead.v1.KeyServer/Sign", vec![1]).code(), Code::Unimplemented);
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn a_flood_of_requests_holds_up_nobody_else() {
+    let (stack, edge) = start();
+    let mut streams: Vec<_> = (0..8).map(|_| edge.exchange()).collect();
+    let (key, foreign) = (honest(KeyType::P256), honest(KeyType::Rsa2048));
+    let until = Instant::now() + Duration::from_secs(4);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut answered = 0_u64;
+            while Instant::now() < until {
+                for stream in &streams {
+                    for (id, request) in [(1, &key), (2, &foreign)] {
+                        (0..64).for_each(|_| {
+                            stream.ask(id, Operation::SignServerKeyExchange(request.clone()));
+                        });
+                    }
+                }
+                for stream in &mut streams {
+                    let reading = async {
+                        while tokio::time::timeout(Duration::from_millis(5), stream.answer()).await.is_ok() {
+                            answered += 1;
+                        }
+                    };
+                    edge.runtime.block_on(reading);
+                }
+            }
+            assert!(answered > 100, "{answered} answers");
+        });
+        while Instant::now() < until {
+            assert!(is_served(stack.edge()), "a client of edge one is not served");
+        }
+    });
+    drop(streams);
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn answers_that_are_not_read_and_streams_held_open_take_little() {
+    let (mut stack, edge) = start();
+    let resident = |stack: &mut Stack| {
+        let status = fs::read_to_string(format!("/proc/{}/status", stack.key_server().pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = resident(&mut stack);
+    let request = Operation::SignServerKeyExchange(honest(KeyType::P256));
+    // On each, far more than may be unanswered; nothing is read.
+    let streams: Vec<_> = (0..32).map(|_| edge.exchange()).collect();
+    for stream in &streams {
+        (0..4096).for_each(|id| {
+            stream.ask(id, request.clone());
+        });
+    }
+    wait_until("requests were taken in", || {
+        stack.key_server().metric("keystead_keyserver_operations_total", &[("key", "p256"), ("outcome", "done")]) > 1000
+    });
+    for _ in 0..10 {
+        assert!(is_served(stack.edge()));
+    }
+    let grown = resident(&mut stack).saturating_sub(before);
+    assert!(grown < 200 << 10, "{grown} KiB more for 32 streams that are not read");
+    // Edge one finds its way back though the other holds its streams open.
+    stack.edge_mut().process.restart();
+    assert!(is_served(stack.edge()));
+    drop(streams);
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn ids_that_are_used_twice_and_answers_that_come_late_are_the_edges_own_affair() {
+    let (stack, edge) = start();
+    let mut stream = edge.exchange();
+    for _ in 0..3 {
+        assert!(stream.ask(u64::MAX, Operation::SignServerKeyExchange(honest(KeyType::P256))));
+    }
+    let mut randoms = Vec::new();
+    for _ in 0..3 {
+        let (id, outcome) = edge.runtime.block_on(stream.answer());
+        let Outcome::SignServerKeyExchange(reply) = outcome else { unreachable!("{outcome:?}") };
+        assert_eq!(id, u64::MAX);
+        assert!(!randoms.contains(&reply.server_random));
+        randoms.push(reply.server_random);
+    }
+    nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn credentials_of_an_edge_that_nobody_configured_open_nothing() {
+    let stack = Stack::builder().keys(&[KeyType::P256]).start();
+    let stranger = HostileEdge::new(&stack, "two");
+    assert_eq!(stranger.sign(honest(KeyType::P256)).unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(stranger.lease(1).unwrap_err().code(), Code::PermissionDenied);
+    assert!(pki::directory().join("edge-two/channel.pem").exists());
+    assert!(is_served(stack.edge()));
+}
