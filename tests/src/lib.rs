@@ -6,6 +6,7 @@ pub mod certificate_status;
 pub mod client;
 pub mod client_authority;
 pub mod conversation;
+pub mod faults;
 pub mod hostile_edge;
 pub mod hostile_key_server;
 pub mod key_transport;

@@ -31,6 +31,7 @@ use tempfile::TempDir;
 
 pub use config::{CLIENT_AUTHORITIES, Host, KeyType};
 pub use edge::{Edge, connect};
+pub(crate) use process::get;
 pub use process::{Process, Signal};
 
 /// Longer than anything takes that is not broken.

@@ -24,7 +24,7 @@ pub struct Process {
 
 impl Process {
     /// Runs `command`, with its output in a file of `directory`.
-    pub(super) fn start(name: &str, mut command: Command, directory: &Path, metrics: Option<SocketAddr>) -> Self {
+    pub(crate) fn start(name: &str, mut command: Command, directory: &Path, metrics: Option<SocketAddr>) -> Self {
         let log = directory.join(format!("{name}.log"));
         let child = spawn(&mut command, &log);
         Self { name: name.to_owned(), command, child, log, metrics, listens: None }
@@ -159,7 +159,8 @@ fn spawn(command: &mut Command, log: &Path) -> Child {
     command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().expect("the program starts")
 }
 
-fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+/// Status and body of an HTTP endpoint's answer.
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;

@@ -51,11 +51,15 @@ pub fn lock(name: &str) -> File {
     file
 }
 
-/// `target/PROFILE`, in whose `deps` this test lies.
+/// `target/PROFILE`, in whose `deps` this test lies, or in which this program does.
 pub fn target_directory() -> PathBuf {
     let this = env::current_exe().expect("the path of this test");
-    let mut ancestors = this.ancestors();
-    ancestors.find(|path| path.ends_with("deps")).and_then(Path::parent).expect("target/PROFILE/deps/TEST").to_owned()
+    let directory = this.parent().expect("a program lies in a directory");
+    if directory.ends_with("deps") {
+        directory.parent().expect("target/PROFILE/deps").to_owned()
+    } else {
+        directory.to_owned()
+    }
 }
 
 fn build(cargo: &Path, directory: &Path) {
