@@ -160,7 +160,10 @@ impl Handshakes {
         let verified = loop {
             let again = match asking.signed().await {
                 Ok(signed) => match handshake.verify(signed) {
-                    Ok(verified) => break verified,
+                    Ok(verified) => {
+                        asking.accepted();
+                        break verified;
+                    }
                     Err(BadSignature) => asking.wrong_signature(),
                 },
                 Err(failure) => Err(failure),

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
 
+use crate::key_client::TryTelemetry;
 use crate::proxy_protocol::{HeaderFailure, Omission};
 use crate::sessions::record::unix_seconds;
 use crate::sessions::store::StoreTelemetry;
@@ -46,6 +47,8 @@ pub struct Telemetry {
     pub key_server_retries: Counter,
     /// Connections to key servers that stand.
     pub key_server_connections: Gauge,
+    /// What becomes of tries, and of the key servers that are asked.
+    pub tries: TryTelemetry,
     /// Keys and certificates that key servers let this edge use.
     pub identities: Gauge,
     /// Virtual hosts that have no certificate to show.
@@ -209,6 +212,7 @@ impl Telemetry {
             key_server_failures,
             key_server_retries,
             key_server_connections,
+            tries: _,
             identities,
             hosts_without_identity,
             state_rebuilt,
@@ -305,6 +309,7 @@ impl Telemetry {
             key_server_failures: Family::default(),
             key_server_retries: Counter::default(),
             key_server_connections: Gauge::default(),
+            tries: TryTelemetry::register(registry),
             identities: Gauge::default(),
             hosts_without_identity: Gauge::default(),
             state_rebuilt,

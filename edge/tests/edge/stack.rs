@@ -75,6 +75,8 @@ pub(crate) struct Options {
     pub(crate) without_key: usize,
     pub(crate) connections: usize,
     pub(crate) key_server_timeout: Duration,
+    /// Further lines of `[key_server]`.
+    pub(crate) key_server_lines: &'static str,
     pub(crate) limits: Limits,
     /// Further lines of the virtual host, and of further hosts.
     pub(crate) host_lines: String,
@@ -94,6 +96,7 @@ impl Default for Options {
             without_key: 0,
             connections: 2,
             key_server_timeout: Duration::from_secs(2),
+            key_server_lines: "",
             limits,
             host_lines: String::new(),
             directory: tempfile::tempdir().unwrap(),
@@ -309,7 +312,7 @@ address = "127.0.0.1:0"
 addresses = [{}]
 server_name = "{KEY_SERVER_NAME}"
 timeout = "{}ms"
-connections = {}
+{}
 [[virtual_host]]
 names = ["{SERVER_NAME}"]
 keys = ["key"]
@@ -318,12 +321,15 @@ backends = ["{backend}"]
 "#,
         addresses.join(", "),
         options.key_server_timeout.as_millis(),
-        options.connections,
+        options.key_server_lines,
         options.host_lines.replace("BACKEND", &backend.to_string()),
     );
     let file = options.directory.path().join("edge.toml");
     std::fs::write(&file, text).unwrap();
-    Config::load(&file).unwrap()
+    let mut config = Config::load(&file).unwrap();
+    // No file may have one alone, but what happens on one connection is seen best where there is no other.
+    config.key_server.connections = options.connections;
+    config
 }
 
 /// A client's chain and its key.
