@@ -1,6 +1,7 @@
 //! What the configuration file of a key server says. What it means, [`crate::settings`] finds out.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keystead_program::channel::{ChannelConfig, PeerIdentity};
@@ -12,6 +13,10 @@ use keystead_tls::SignatureScheme;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::custody::protection::KeyProtectionConfig;
+use crate::custody::secret::SecretSource;
+use crate::custody::token::{ObjectName, ObjectNameError, TokenConfig};
+use crate::memory::MemoryConfig;
 use crate::ticket_keys::group::GroupName;
 
 /// A configuration file. Paths in it are relative to its directory.
@@ -35,6 +40,15 @@ pub struct Config {
     pub limits: Limits,
     /// Session tickets; none are offered where the table is missing.
     pub tickets: Option<TicketsConfig>,
+    /// The process's memory.
+    #[serde(default)]
+    pub memory: MemoryConfig,
+    /// What opens private keys that are encrypted or sealed.
+    #[serde(default)]
+    pub key_protection: KeyProtectionConfig,
+    /// The PKCS#11 tokens that keys are in.
+    #[serde(default)]
+    pub token: Vec<TokenConfig>,
     /// The keys.
     #[serde(default)]
     pub key: Vec<KeyConfig>,
@@ -114,8 +128,16 @@ pub struct TicketsConfig {
 pub struct KeyConfig {
     /// The name by which edges ask for it and logs tell of it.
     pub name: String,
-    /// PEM file: PKCS#8, PKCS#1 or SEC1.
-    pub private_key: RelativePath,
+    /// PEM file: PKCS#8, also encrypted, PKCS#1, SEC1, or sealed. It has this or `token`.
+    pub private_key: Option<RelativePath>,
+    /// What its file is encrypted with, if not with what `[key_protection]` says.
+    pub passphrase: Option<SecretSource>,
+    /// The name of the `[[token]]` that it is in.
+    pub token: Option<String>,
+    /// Its label (CKA_LABEL) in the token.
+    pub object_label: Option<String>,
+    /// Its id (CKA_ID) in the token, in hexadecimal digits.
+    pub object_id: Option<String>,
     /// PEM file: the server's certificate first, then the intermediates.
     pub certificate_chain: RelativePath,
     /// Schemes to sign with, such as `rsa_pss_rsae_sha256`; all that fit the key where this is missing.
@@ -126,6 +148,68 @@ pub struct KeyConfig {
     /// have no forward secrecy, so whoever records them and one day has the key reads them.
     #[serde(default)]
     pub danger_rsa_key_transport: bool,
+}
+
+/// Where a private key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace<'c> {
+    /// In a file.
+    File {
+        /// The file.
+        file: &'c RelativePath,
+    },
+    /// In a token.
+    Token {
+        /// The token's name.
+        token: &'c str,
+        /// What the key is called there.
+        object: ObjectName,
+    },
+}
+
+impl KeyConfig {
+    /// Where the private key is.
+    ///
+    /// # Errors
+    /// [`KeyPlaceError`] when that is nowhere, or in two places.
+    pub fn place(&self) -> Result<KeyPlace<'_>, KeyPlaceError> {
+        match (&self.private_key, &self.token) {
+            (None, None) => Err(KeyPlaceError::Nowhere),
+            (Some(_), Some(_)) => Err(KeyPlaceError::Twice),
+            (Some(_), None) if self.object_label.is_some() || self.object_id.is_some() => Err(KeyPlaceError::NoToken),
+            (Some(file), None) => Ok(KeyPlace::File { file }),
+            (None, Some(_)) if self.passphrase.is_some() => Err(KeyPlaceError::Passphrase),
+            (None, Some(token)) => {
+                let object = ObjectName::new(self.object_label.as_deref(), self.object_id.as_deref())?;
+                Ok(KeyPlace::Token { token, object })
+            }
+        }
+    }
+
+    /// The private key's file under `directory`; the directory for a key that has none.
+    pub(crate) fn file(&self, directory: &Path) -> PathBuf {
+        self.private_key.as_ref().map_or_else(|| directory.to_owned(), |file| file.under(directory))
+    }
+}
+
+/// What cannot be said of a private key's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyPlaceError {
+    /// Neither file nor token.
+    #[error("say where the private key is: `private_key` for a file, or `token` with `object_label` or `object_id`")]
+    Nowhere,
+    /// File and token.
+    #[error("the private key is either in a file (`private_key`) or in a `token`")]
+    Twice,
+    /// An object without a token.
+    #[error("`object_label` and `object_id` are for keys in a `token`")]
+    NoToken,
+    /// A passphrase for a token.
+    #[error("`passphrase` is for keys in files; a token's secret is the `pin` in its [[token]]")]
+    Passphrase,
+    /// The object's name.
+    #[error(transparent)]
+    Object(#[from] ObjectNameError),
 }
 
 /// An `[[edge]]`.

@@ -1,5 +1,5 @@
 //! Files of a key server for tests: real keys and certificates, in a directory that goes away.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub(crate) mod key_transport;
 
@@ -13,7 +13,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use tempfile::TempDir;
 
 use crate::config::{KeyConfig, SchemeName};
-use crate::custody::pem::PrivateKeyPem;
+use crate::custody::custodian::Custodian;
+use crate::custody::pem::{PrivateKeyPem, Section};
+use crate::custody::protection::KeyProtection;
+use crate::custody::token::Tokens;
 use crate::key::{Key, KeyError};
 use crate::settings::{Settings, SettingsError};
 
@@ -110,13 +113,19 @@ impl Files {
     ) -> Result<Key, KeyError> {
         let config = KeyConfig {
             name: name.to_owned(),
-            private_key: format!("{name}.key").into(),
+            private_key: Some(format!("{name}.key").into()),
+            passphrase: None,
+            token: None,
+            object_label: None,
+            object_id: None,
             certificate_chain: format!("{name}.pem").into(),
             schemes: schemes.map(|schemes| schemes.iter().copied().map(SchemeName).collect()),
             ocsp_response: None,
             danger_rsa_key_transport: false,
         };
-        Key::load(&config, self.path(), crypto, &mut rand::rng())
+        let (protection, tokens) = (KeyProtection::default(), Tokens::default());
+        let custodian = Custodian { crypto, directory: self.path(), protection, tokens };
+        Key::load(&config, &custodian, &mut rand::rng()).map(|(key, _)| key)
     }
 
     /// Reads a configuration that consists of the channel and `rest`.
@@ -141,5 +150,13 @@ pub(crate) fn rsa() -> &'static KeyPair {
 
 /// The private key of `pair` as a file would hold it.
 pub(crate) fn pem(pair: &KeyPair) -> PrivateKeyPem {
-    PrivateKeyPem::read(&pair.serialize_pem()).unwrap()
+    plain(&pair.serialize_pem())
+}
+
+/// The private key in `text`, which is not encrypted.
+pub(crate) fn plain(text: &str) -> PrivateKeyPem {
+    match Section::read(text).unwrap() {
+        Section::Plain(key) => key,
+        other @ (Section::Encrypted(_) | Section::Sealed(_)) => panic!("{other:?}"),
+    }
 }

@@ -16,7 +16,8 @@ use tokio::task::{JoinError, spawn_blocking};
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
 use crate::metrics::Metrics;
-use crate::settings::{Settings, SettingsError, Warning};
+use crate::custody::token::Tokens;
+use crate::settings::{Running, Settings, SettingsError, Warning};
 
 /// Applies what changes.
 #[derive(Debug)]
@@ -26,7 +27,15 @@ pub(crate) struct Reload {
     running: Config,
     /// Those that were told.
     warnings: Vec<Warning>,
+    tokens: Tokens,
     into: Destinations,
+}
+
+/// What was loaded at start.
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) warnings: Vec<Warning>,
+    pub(crate) tokens: Tokens,
 }
 
 /// Where changes take effect.
@@ -38,21 +47,23 @@ pub(crate) struct Destinations {
 }
 
 impl Reload {
-    /// Begins with `running`, which was loaded after `file` was read.
+    /// Begins with `loaded`, which was loaded after `file` was read.
     ///
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
-    pub(crate) fn new(file: Baseline, running: Config, warnings: Vec<Warning>, into: Destinations) -> io::Result<Self> {
-        Ok(Self { occasions: Occasions::since(file)?, running, warnings, into })
+    pub(crate) fn new(file: Baseline, loaded: Loaded, into: Destinations) -> io::Result<Self> {
+        let Loaded { config: running, warnings, tokens } = loaded;
+        Ok(Self { occasions: Occasions::since(file)?, running, warnings, tokens, into })
     }
 
     /// Goes on for as long as the process.
     pub(crate) async fn follow(mut self) -> Infallible {
         loop {
             let cause = self.occasions.next().await;
-            let (path, crypto) = (self.occasions.path().to_owned(), self.running.crypto);
+            let path = self.occasions.path().to_owned();
+            let running = Running { crypto: self.running.crypto, tokens: self.tokens.clone() };
             // Each key makes signatures to show that it is one with its certificate.
-            let loaded = spawn_blocking(move || Settings::reload(&path, crypto)).await;
+            let loaded = spawn_blocking(move || Settings::reload(&path, running)).await;
             match loaded.map_err(ReloadError::from).and_then(|loaded| Ok(loaded?)) {
                 Ok(settings) => self.apply(settings, cause),
                 Err(error) => {
@@ -101,6 +112,8 @@ fn differing(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("metrics", running.metrics == loaded.metrics),
         ("limits", running.limits == loaded.limits),
         ("tickets", running.tickets == loaded.tickets),
+        ("memory", running.memory == loaded.memory),
+        ("token", running.token == loaded.token),
     ];
     parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
 }

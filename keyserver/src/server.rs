@@ -20,9 +20,10 @@ use tonic_health::server::HealthReporter;
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, Limits};
+use crate::custody::token::Tokens;
 use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
-use crate::reload::{Destinations, Reload};
+use crate::reload::{Destinations, Loaded, Reload};
 use crate::schedule::Scheduler;
 use crate::service::{Service, ServiceLimits, Stopping};
 use crate::settings::{Settings, Tickets};
@@ -81,12 +82,13 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
         let capacity = settings.capacity();
-        let Settings { file, config, channel, authorizations, tickets, warnings, .. } = settings;
+        let Settings { file, config, channel, authorizations, tickets, warnings, tokens, .. } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
         metrics.register(&mut registry);
         channel_metrics.register(&mut registry);
+        tokens.metrics().register(&mut registry);
         metrics.tickets.groups(&authorizations);
         let (channel, limits) = (ServerChannel::new(&channel), config.limits);
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
@@ -99,8 +101,9 @@ impl Server {
             service = service.with_tickets(tickets.subscribe());
         }
         let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
-        let reload = Reload::new(file, config, warnings, into).map_err(StartError::Signal)?;
-        let background = Background { tickets, reload };
+        let loaded = Loaded { config, warnings, tokens: tokens.clone() };
+        let reload = Reload::new(file, loaded, into).map_err(StartError::Signal)?;
+        let background = Background { tickets, tokens, reload };
         Ok(Self {
             listener,
             address,
@@ -191,6 +194,7 @@ impl Addresses {
 #[derive(Debug)]
 struct Background {
     tickets: Option<Keeper>,
+    tokens: Tokens,
     reload: Reload,
 }
 
@@ -205,6 +209,7 @@ impl Background {
         tokio::select! {
             never = service.follow_removals() => never,
             never = rotations => never,
+            never = self.tokens.follow() => never,
             never = self.reload.follow() => never,
         }
     }

@@ -17,6 +17,10 @@ use keystead_program::reload::Baseline;
 
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
+use crate::custody::custodian::Custodian;
+use crate::custody::protection::{KeyProtection, Protected, ProtectionError};
+use crate::custody::secret::SecretSource;
+use crate::custody::token::{TokenError, TokenFault, Tokens};
 use crate::key::{Key, KeyError};
 use crate::schedule::Capacity;
 use crate::ticket_keys::group::{GroupName, TicketGroup};
@@ -34,6 +38,8 @@ pub struct Settings {
     pub channel: ChannelMaterial,
     /// The keys, in the order of the configuration.
     pub keys: Vec<Arc<Key>>,
+    /// The tokens that keys may be in.
+    pub tokens: Tokens,
     /// Who may use them.
     pub authorizations: Authorizations,
     /// The ticket keys, where tickets are on.
@@ -50,30 +56,37 @@ impl Settings {
     pub fn load(path: &Path) -> Result<Self, SettingsError> {
         let file = Baseline::read(path);
         let config: Config = config::load(path)?;
-        let crypto = config.crypto;
-        let mut settings = Self::of(config, file, crypto)?;
+        let tokens = Tokens::load(&config.token, config::directory(path))?;
+        let running = Running { crypto: config.crypto, tokens };
+        let mut settings = Self::of(config, file, running)?;
         settings.load_tickets(UnixTime::now())?;
         Ok(settings)
     }
 
-    /// Reads `path` once more, for a key server that runs with `crypto` and has its ticket keys in memory.
+    /// Reads `path` once more, for a key server that has `running`, and its ticket keys in memory.
     ///
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
-    pub fn reload(path: &Path, crypto: Crypto) -> Result<Self, SettingsError> {
+    pub fn reload(path: &Path, running: Running) -> Result<Self, SettingsError> {
         let file = Baseline::read(path);
-        Self::of(config::load(path)?, file, crypto)
+        Self::of(config::load(path)?, file, running)
     }
 
-    fn of(config: Config, file: Baseline, crypto: Crypto) -> Result<Self, SettingsError> {
+    fn of(config: Config, file: Baseline, running: Running) -> Result<Self, SettingsError> {
+        let Running { crypto, tokens } = running;
         let directory = config::directory(file.path());
         config.log.check()?;
         check_limits(&config.limits)?;
         let channel = ChannelMaterial::load(&config.channel, directory)?;
-        let keys = load_keys(&config.key, directory, crypto)?;
+        let protection = KeyProtection::load(&config.key_protection, directory);
+        let protection = protection.map_err(SettingsError::KeyProtection)?;
+        let custodian = Custodian { crypto, directory, protection, tokens };
+        let (keys, away) = load_keys(&config.key, &custodian)?;
         let authorizations = authorize(&config.edge, &keys)?;
-        let warnings = warnings(&config, directory, &keys);
-        Ok(Self { file, config, channel, keys, authorizations, tickets: None, warnings })
+        let mut warnings = warnings(&config, directory, &keys);
+        warnings.extend(away);
+        let tokens = custodian.tokens;
+        Ok(Self { file, config, channel, keys, tokens, authorizations, tickets: None, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
@@ -100,6 +113,15 @@ impl Settings {
     pub fn crypto(&self) -> Crypto {
         self.config.crypto
     }
+}
+
+/// What was fixed at start.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Which cryptography is used.
+    pub crypto: Crypto,
+    /// The tokens, with the sessions that are open.
+    pub tokens: Tokens,
 }
 
 /// The ticket keys and their file.
@@ -145,26 +167,30 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
 /// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
 const LEAST_LEASES: u32 = 8192;
 
-fn load_keys(configs: &[KeyConfig], directory: &Path, crypto: Crypto) -> Result<Vec<Arc<Key>>, SettingsError> {
+/// The keys, and a warning for each whose token is away.
+type Loaded = (Vec<Arc<Key>>, Vec<Warning>);
+
+fn load_keys(configs: &[KeyConfig], custodian: &Custodian<'_>) -> Result<Loaded, SettingsError> {
     if configs.is_empty() {
         return Err(SettingsError::NoKeys);
     }
     let mut rng = rand::rng();
     let mut names = HashSet::new();
     let mut ids: HashMap<_, Arc<str>> = HashMap::new();
-    let mut keys = Vec::with_capacity(configs.len());
+    let (mut keys, mut warnings) = (Vec::with_capacity(configs.len()), Vec::new());
     for entry in configs {
         if !names.insert(&entry.name) {
             return Err(SettingsError::DuplicateKeyName(entry.name.clone()));
         }
-        let key = Key::load(entry, directory, crypto, &mut rng)
+        let (key, away) = Key::load(entry, custodian, &mut rng)
             .map_err(|cause| SettingsError::Key { name: entry.name.clone(), cause })?;
+        warnings.extend(away.map(|fault| Warning::TokenAway { key: key.name().clone(), fault }));
         if let Some(first) = ids.insert(key.key_id(), key.name().clone()) {
             return Err(SettingsError::DuplicateKey { first, second: key.name().clone() });
         }
         keys.push(Arc::new(key));
     }
-    Ok(keys)
+    Ok((keys, warnings))
 }
 
 fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
@@ -213,14 +239,37 @@ pub enum Warning {
          whoever records them and one day has the key reads them"
     )]
     KeyTransport(Arc<str>),
+    /// A private key that whoever gets the file has.
+    #[error("the private key of {0} is not encrypted; seal it with `keystead-keyserver key import`")]
+    PlainPrivateKey(Arc<str>),
+    /// Key transport with a token, of which nobody here knows how even its time is.
+    #[error(
+        "danger_rsa_key_transport of key {0}: that the raw RSA operation takes the same time for every ciphertext is up to \
+         its token"
+    )]
+    TokenKeyTransport(Arc<str>),
+    /// A key that cannot be used yet.
+    #[error("the key {key} is not ready: {fault}; it is tried again until it is")]
+    TokenAway {
+        /// The key's name.
+        key: Arc<str>,
+        /// What its token says.
+        fault: TokenFault,
+    },
     /// The clock does not fit the ticket keys.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
-    let private_keys = config.key.iter().map(|key| &key.private_key).chain([&config.channel.private_key]);
-    let secrets = private_keys.chain(config.tickets.as_ref().map(|tickets| &tickets.state));
+    let private_keys = config.key.iter().filter_map(|key| key.private_key.as_ref());
+    let passphrases = config.key.iter().filter_map(|key| key.passphrase.as_ref());
+    let protection = [&config.key_protection.sealing_key, &config.key_protection.passphrase].into_iter().flatten();
+    let pins = config.token.iter().map(|token| &token.pin);
+    let secrets = private_keys
+        .chain([&config.channel.private_key])
+        .chain(passphrases.chain(protection).chain(pins).filter_map(SecretSource::file))
+        .chain(config.tickets.as_ref().map(|tickets| &tickets.state));
     let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let may_use =
@@ -229,7 +278,11 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let unused = keys.iter().filter(|key| !is_used(key)).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
-    readable.chain(outside).chain(unused).chain(transporting).collect()
+    let plain = keys.iter().filter(|key| key.protected() == Some(Protected::Plain));
+    let plain = plain.map(|key| Warning::PlainPrivateKey(key.name().clone()));
+    let in_token = keys.iter().filter(|key| key.protected().is_none() && key.identity().allows_key_transport());
+    let in_token = in_token.map(|key| Warning::TokenKeyTransport(key.name().clone()));
+    readable.chain(plain).chain(outside).chain(unused).chain(transporting).chain(in_token).collect()
 }
 
 fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {
@@ -283,6 +336,12 @@ pub enum SettingsError {
     /// The clock is far ahead of the ticket secret.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
+    /// The `[key_protection]` table.
+    #[error("[key_protection] {0}")]
+    KeyProtection(ProtectionError),
+    /// A `[[token]]` that cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A `[[key]]` that cannot be used.
     #[error("[[key]] {name}: {cause}")]
     Key {

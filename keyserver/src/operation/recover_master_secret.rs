@@ -49,7 +49,8 @@ impl RecoverMasterSecret {
     /// Recovers it with `key`, for the peer `edge`. The lease is spent whatever comes of it.
     ///
     /// # Errors
-    /// [`Refusal::KeyTransportRefused`] for every cause but [`Refusal::RecoveryFailed`], which is the key's.
+    /// [`Refusal::KeyTransportRefused`] for every cause but [`Refusal::RecoveryFailed`], which is the key's, and those of
+    /// the token that it is in, whatever the ciphertext.
     pub fn run(
         &self,
         key: &Key,
@@ -90,7 +91,7 @@ impl Handshake<'_> {
         let replacement = replacement.get(..modulus.len()).ok_or(Refusal::RecoveryFailed)?;
         let ciphertext = if is_ciphertext { self.encrypted_pre_master_secret } else { replacement };
 
-        let block = key.raw_rsa(ciphertext).map_err(|_| Refusal::RecoveryFailed)?;
+        let block = key.raw_rsa(ciphertext, rng).map_err(|fault| fault.refusal(Refusal::RecoveryFailed))?;
         Ok(pre_master_secret(&block, self.client_version, u8::from(is_ciphertext).into(), random))
     }
 

@@ -98,10 +98,10 @@ fn code(reason: Refusal) -> Code {
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
-        Refusal::QueueFull => Code::ResourceExhausted,
+        Refusal::QueueFull | Refusal::TokenBusy => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
-        Refusal::Stopping => Code::Unavailable,
+        Refusal::Stopping | Refusal::TokenUnavailable => Code::Unavailable,
         Refusal::SigningFailed | Refusal::FaultySignature => Code::Internal,
     }
 }

@@ -6,7 +6,7 @@ use keystead_tls::message::{certificate, certificate_status, server_hello_done};
 use keystead_tls::{CipherSuite, SignatureScheme};
 
 use super::*;
-use crate::custody::{Custody, SigningFailed};
+use crate::custody::{Custody, KeyFault};
 use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES, Wrong};
 use crate::fixture::{EDGE_ONE, EDGE_TWO};
 use crate::lease::LeaseLimits;
@@ -313,11 +313,11 @@ fn a_client_that_does_not_speak_tls_1_2_is_refused() {
 struct AlwaysGood(Vec<u8>);
 
 impl Custody for AlwaysGood {
-    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
-        Err(SigningFailed)
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
+        Err(KeyFault::Failed)
     }
 
-    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         assert_eq!(ciphertext.len(), self.0.len());
         Ok(Zeroizing::new(self.0.clone()))
     }

@@ -4,7 +4,7 @@ use keystead_program::crypto::Crypto;
 use keystead_tls::crypto::{FAST, PORTABLE};
 
 use super::*;
-use crate::custody::{Custody, SigningFailed};
+use crate::custody::{Custody, KeyFault};
 use crate::fixture::{Files, Kind};
 fn request(scheme: SignatureScheme) -> SignServerKeyExchange {
     SignServerKeyExchange { client_random: [7; 32], scheme, group: NamedGroup::X25519, public: vec![9; 32] }
@@ -80,7 +80,7 @@ fn only_points_of_known_groups_are_signed() {
 struct Faulty(Box<dyn Custody>);
 
 impl Custody for Faulty {
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         let mut signature = self.0.sign(scheme, message, rng)?;
         signature[100] ^= 1;
         Ok(signature)
