@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use crate::proxy_protocol::CertificateWords;
-use crate::server_name::NamePattern;
+use keystead_program::server_name::NamePattern;
 
 /// The algorithms of an identity's first certificate in OpenSSL's short names.
 pub fn words(identity: &Identity) -> CertificateWords {

@@ -21,7 +21,6 @@ pub mod proxy_protocol;
 pub mod relay;
 pub mod reload;
 pub mod serve;
-pub mod server_name;
 pub mod sessions;
 pub mod socket;
 pub mod state;

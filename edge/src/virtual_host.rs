@@ -11,7 +11,7 @@ use crate::client_auth::ClientVerifier;
 use crate::config::HostConfig;
 use crate::identity::{IdentitySet, KnownIdentity};
 use crate::proxy_protocol::{CertificateWords, ProxyProtocol};
-use crate::server_name::NamePattern;
+use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
 
 /// What clients that ask for a name get. All of it comes from one lookup, so that no two parts can come from

@@ -17,7 +17,7 @@ use crate::custody::custodian::{Custodian, Taken};
 use crate::custody::protection::{Protected, ProtectionError};
 use crate::custody::token::TokenFault;
 use crate::custody::{Custody, InvalidPrivateKey, KeyFault};
-use crate::schedule::CostClass;
+use crate::schedule::{CostClass, Lane};
 
 /// A private key with its certificate chain. That the two belong together was checked when it was loaded, or is when its
 /// token is first there.
@@ -26,6 +26,7 @@ pub struct Key {
     identity: Identity,
     custody: Box<dyn Custody>,
     crypto: Crypto,
+    lane: Lane,
     /// Whether private key and certificate were seen to be a pair.
     is_proven: AtomicBool,
     protected: Option<Protected>,
@@ -43,9 +44,9 @@ impl Key {
         rng: &mut dyn CryptoRng,
     ) -> Result<(Self, Option<TokenFault>), KeyError> {
         let identity = load_identity(config, custodian.directory)?;
-        let Taken { custody, protected, away } = custodian.take(config, identity.public_key())?;
+        let Taken { custody, protected, lane, away } = custodian.take(config, identity.public_key())?;
         let (name, crypto) = (config.name.as_str().into(), custodian.crypto);
-        let key = Self { name, identity, custody, crypto, is_proven: AtomicBool::new(false), protected };
+        let key = Self { name, identity, custody, crypto, lane, is_proven: AtomicBool::new(false), protected };
         if away.is_some() {
             return Ok((key, away));
         }
@@ -87,6 +88,11 @@ impl Key {
     /// How the private key is protected in its file; `None` for one in a token.
     pub fn protected(&self) -> Option<Protected> {
         self.protected
+    }
+
+    /// Where operations with it wait.
+    pub fn lane(&self) -> Lane {
+        self.lane
     }
 
     /// Signs `message`.

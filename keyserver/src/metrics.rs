@@ -15,7 +15,6 @@ use crate::authorize::Authorizations;
 use crate::key::Key;
 use crate::operation::Call;
 use crate::refusal::Refusal;
-use crate::schedule::CostClass;
 
 /// Every metric that is not the channel's. Clones count together.
 #[derive(Clone, Debug)]
@@ -61,7 +60,7 @@ struct Operation {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Class {
-    class: &'static str,
+    class: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,12 +71,6 @@ struct Reload {
 impl From<ReloadOutcome> for Reload {
     fn from(outcome: ReloadOutcome) -> Self {
         Self { outcome: outcome.into() }
-    }
-}
-
-impl From<CostClass> for Class {
-    fn from(class: CostClass) -> Self {
-        Self { class: class.into() }
     }
 }
 
@@ -143,19 +136,20 @@ impl Metrics {
         StreamGuard(self.streams.clone())
     }
 
-    /// The metrics of one cost class.
-    pub(crate) fn class(&self, class: CostClass) -> ClassMetrics {
-        ClassMetrics {
-            queued: self.queued.get_or_create_owned(&class.into()),
-            waited: self.waited.get_or_create_owned(&class.into()),
-            worked: self.worked.get_or_create_owned(&class.into()),
+    /// The metrics of the lane of that name.
+    pub(crate) fn lane(&self, name: &Arc<str>) -> LaneMetrics {
+        let class = Class { class: name.clone() };
+        LaneMetrics {
+            queued: self.queued.get_or_create_owned(&class),
+            waited: self.waited.get_or_create_owned(&class),
+            worked: self.worked.get_or_create_owned(&class),
         }
     }
 }
 
-/// The metrics of one cost class.
+/// The metrics of one lane.
 #[derive(Clone, Debug)]
-pub(crate) struct ClassMetrics {
+pub(crate) struct LaneMetrics {
     pub(crate) queued: Gauge,
     pub(crate) waited: Histogram,
     pub(crate) worked: Histogram,

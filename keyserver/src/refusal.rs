@@ -16,8 +16,10 @@ pub enum Refusal {
     UnknownGroup,
     /// The edge's public value is no point of the group.
     InvalidPoint,
-    /// As many operations of this cost wait as may.
+    /// As many operations of this cost wait as may, and of no peer more than of this one.
     QueueFull,
+    /// The key is in a token that this process was not started with.
+    NoLane,
     /// The time the edge gave was over before work began.
     DeadlineExceeded,
     /// The edge no longer waits for the answer.
@@ -58,6 +60,7 @@ impl Refusal {
             Self::UnknownGroup => "the group is not known",
             Self::InvalidPoint => "the public value is not a point of the group",
             Self::QueueFull => "too many operations are waiting",
+            Self::NoLane => "the key can be used once the key server was restarted",
             Self::DeadlineExceeded => "the time was over before the operation began",
             Self::CallerGone => "nobody waits for the answer",
             Self::Stopping => "the key server is stopping",

@@ -1,17 +1,22 @@
 //! Private operations run on threads of their own, never on the reactor.
 //!
-//! Each cost class has its own threads and its own bounded queue, so that a flood of expensive operations leaves the
-//! cheap ones alone. A full queue refuses at once. Threads take the next task as soon as they have done the last.
+//! Each [`Lane`] has its own threads and its own bounded queue, so that a flood of expensive operations leaves the cheap
+//! ones alone. Within a lane peers take turns: one that floods it waits behind itself, and is the one that is refused when
+//! the lane is full. Threads take the next task as soon as they have done the last.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod queue;
+mod turns;
+
+use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use keystead_program::channel::PeerIdentity;
 use keystead_tls::KeyKind;
 use rand_core::CryptoRng;
 
-use crate::metrics::{ClassMetrics, Metrics};
+use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use queue::Queue;
 
 /// How much processor time a private operation takes, in steps of magnitude.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter)]
@@ -36,11 +41,62 @@ impl CostClass {
     }
 }
 
+/// One of the lanes that a [`Scheduler`] was started with, by its place in their list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lane(usize);
+
+impl Lane {
+    /// The lane of the operations of `class` that this machine's processors do.
+    pub const fn of(class: CostClass) -> Self {
+        match class {
+            CostClass::Light => Self(0),
+            CostClass::Medium => Self(1),
+            CostClass::Heavy => Self(2),
+        }
+    }
+
+    /// The lane of what a token does, by the token's place in the list of tokens, from 0. A token has one of its own, so
+    /// that a slow one keeps no other key waiting.
+    pub const fn of_token(place: usize) -> Self {
+        Self(3 + place)
+    }
+}
+
+/// A lane to be. The first three are those of the cost classes, in their order; behind them come the tokens'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneConfig {
+    /// What metrics call it.
+    pub name: Arc<str>,
+    /// How many tasks it does at one time.
+    pub threads: usize,
+    /// Tasks that may wait.
+    pub bound: usize,
+    /// How much its threads give way to others, from 0, not at all, to 19.
+    pub niceness: u8,
+}
+
+impl LaneConfig {
+    /// The lane of a cost class. What takes long gives way to what does not: it loses little by it, and the others would
+    /// lose much.
+    pub fn of(class: CostClass, threads: usize, bound: usize) -> Self {
+        let name: &'static str = class.into();
+        let niceness = match class {
+            CostClass::Light => 0,
+            CostClass::Medium => 5,
+            CostClass::Heavy => 10,
+        };
+        Self { name: name.into(), threads, bound, niceness }
+    }
+}
+
 /// Something to do on a thread for operations. Exactly one of [`run`](Self::run) and [`refuse`](Self::refuse) is
 /// called, once.
 pub trait Task: Send + 'static {
-    /// Which queue it waits in.
-    fn cost(&self) -> CostClass;
+    /// Where it waits.
+    fn lane(&self) -> Lane;
+
+    /// In whose turn.
+    fn peer(&self) -> &PeerIdentity;
 
     /// When it need not be begun any more.
     fn deadline(&self) -> Instant;
@@ -55,108 +111,28 @@ pub trait Task: Send + 'static {
     fn refuse(self, reason: Refusal);
 }
 
-/// How many threads and how long queues.
-#[derive(Clone, Copy, Debug)]
-pub struct Capacity {
-    /// Threads for each class.
-    pub threads: usize,
-    /// Tasks that may wait, by class.
-    pub light: usize,
-    /// See `light`.
-    pub medium: usize,
-    /// See `light`.
-    pub heavy: usize,
-}
-
-/// The queues, and the threads behind them. When it is dropped, what waits is still done, then the threads end.
+/// The lanes, and the threads behind them. When it is dropped, what waits is still done, then the threads end.
 #[derive(Debug)]
 pub struct Scheduler<T> {
-    light: Queue<T>,
-    medium: Queue<T>,
-    heavy: Queue<T>,
+    lanes: Vec<Queue<T>>,
 }
 
 impl<T: Task> Scheduler<T> {
-    /// Starts the threads.
+    /// Starts the threads of `lanes`.
     ///
     /// # Errors
     /// The system's, when a thread cannot be started.
-    pub fn start(capacity: Capacity, metrics: &Metrics) -> std::io::Result<Self> {
-        let queue = |class, length| Queue::start(class, capacity.threads, length, metrics.class(class));
-        Ok(Self {
-            light: queue(CostClass::Light, capacity.light)?,
-            medium: queue(CostClass::Medium, capacity.medium)?,
-            heavy: queue(CostClass::Heavy, capacity.heavy)?,
-        })
+    pub fn start(lanes: &[LaneConfig], metrics: &Metrics) -> std::io::Result<Self> {
+        let start = |config: &LaneConfig| Queue::start(config, metrics.lane(&config.name));
+        Ok(Self { lanes: lanes.iter().map(start).collect::<Result<_, _>>()? })
     }
 
-    /// Queues `task`, or refuses it at once when the queue is full.
+    /// Queues `task`. When its lane is full, the newest task of the peer with the most waiting is refused at once.
     pub fn submit(&self, task: T) {
-        let queue = match task.cost() {
-            CostClass::Light => &self.light,
-            CostClass::Medium => &self.medium,
-            CostClass::Heavy => &self.heavy,
-        };
-        queue.submit(task);
-    }
-}
-
-#[derive(Debug)]
-struct Queue<T> {
-    tasks: Sender<Waiting<T>>,
-    metrics: ClassMetrics,
-}
-
-#[derive(Debug)]
-struct Waiting<T> {
-    since: Instant,
-    task: T,
-}
-
-impl<T: Task> Queue<T> {
-    fn start(class: CostClass, threads: usize, length: usize, metrics: ClassMetrics) -> std::io::Result<Self> {
-        let (tasks, waiting) = crossbeam_channel::bounded(length);
-        let name: &'static str = class.into();
-        for number in 0..threads {
-            let (waiting, metrics) = (waiting.clone(), metrics.clone());
-            std::thread::Builder::new()
-                .name(format!("sign-{name}-{number}"))
-                .spawn(move || work(&waiting, &metrics))?;
-        }
-        Ok(Self { tasks, metrics })
-    }
-
-    fn submit(&self, task: T) {
-        // Counted first: the thread that takes the task counts down.
-        self.metrics.queued.inc();
-        let refused = match self.tasks.try_send(Waiting { since: Instant::now(), task }) {
-            Ok(()) => return,
-            Err(TrySendError::Full(waiting)) => (waiting.task, Refusal::QueueFull),
-            Err(TrySendError::Disconnected(waiting)) => (waiting.task, Refusal::Stopping),
-        };
-        self.metrics.queued.dec();
-        let (task, reason) = refused;
-        task.refuse(reason);
-    }
-}
-
-fn work<T: Task>(waiting: &Receiver<Waiting<T>>, metrics: &ClassMetrics) {
-    // Seeded, and seeded again after every 64 KiB, by the system.
-    let mut rng = rand::rng();
-    for Waiting { since, task } in waiting {
-        metrics.queued.dec();
-        let begun = Instant::now();
-        metrics.waited.observe((begun - since).as_secs_f64());
-        if !task.is_wanted() {
-            task.refuse(Refusal::CallerGone);
-        } else if task.deadline() <= begun {
-            task.refuse(Refusal::DeadlineExceeded);
-        } else {
-            // A task's panic is its own: the thread serves others.
-            if catch_unwind(AssertUnwindSafe(|| task.run(&mut rng))).is_err() {
-                tracing::error!("an operation panicked");
-            }
-            metrics.worked.observe(begun.elapsed().as_secs_f64());
+        match self.lanes.get(task.lane().0) {
+            Some(lane) => lane.submit(task),
+            // A key of a token that was not there at start.
+            None => task.refuse(Refusal::NoLane),
         }
     }
 }

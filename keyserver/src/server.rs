@@ -81,7 +81,7 @@ impl Server {
     /// # Errors
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
-        let capacity = settings.capacity();
+        let lanes = settings.lanes();
         let Settings { file, config, channel, authorizations, tickets, warnings, tokens, .. } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
@@ -92,7 +92,7 @@ impl Server {
         metrics.tickets.groups(&authorizations);
         let (channel, limits) = (ServerChannel::new(&channel), config.limits);
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
-        let scheduler = Scheduler::start(capacity, &metrics).map_err(StartError::Thread)?;
+        let scheduler = Scheduler::start(&lanes, &metrics).map_err(StartError::Thread)?;
         let (authorizations, current) = watch::channel(Arc::new(authorizations));
         let provider = config.crypto.provider();
         let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits));

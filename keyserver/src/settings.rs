@@ -20,9 +20,9 @@ use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
 use crate::custody::custodian::Custodian;
 use crate::custody::protection::{KeyProtection, Protected, ProtectionError};
 use crate::custody::secret::SecretSource;
-use crate::custody::token::{TokenError, TokenFault, Tokens};
+use crate::custody::token::{TokenConfig, TokenError, TokenFault, Tokens};
 use crate::key::{Key, KeyError};
-use crate::schedule::Capacity;
+use crate::schedule::{CostClass, LaneConfig};
 use crate::ticket_keys::group::{GroupName, TicketGroup};
 use crate::ticket_keys::ratchet::{ClockFault, Ratchet, UnixTime};
 use crate::ticket_keys::state::{self, StateError};
@@ -97,16 +97,18 @@ impl Settings {
         Ok(())
     }
 
-    /// Threads and queues.
-    pub fn capacity(&self) -> Capacity {
+    /// The scheduler's lanes.
+    pub fn lanes(&self) -> Vec<LaneConfig> {
         let limits = &self.config.limits;
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        Capacity {
-            threads: if limits.signing_threads == 0 { processors() } else { limits.signing_threads },
-            light: limits.queue_light,
-            medium: limits.queue_medium,
-            heavy: limits.queue_heavy,
-        }
+        let threads = if limits.signing_threads == 0 { processors() } else { limits.signing_threads };
+        let bounds = [
+            (CostClass::Light, limits.queue_light),
+            (CostClass::Medium, limits.queue_medium),
+            (CostClass::Heavy, limits.queue_heavy),
+        ];
+        let classes = bounds.map(|(class, bound)| LaneConfig::of(class, threads, bound));
+        classes.into_iter().chain(self.config.token.iter().map(TokenConfig::lane)).collect()
     }
 
     /// Which cryptography is used.

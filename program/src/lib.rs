@@ -8,3 +8,4 @@ pub mod logging;
 pub mod observe;
 pub mod reload;
 pub mod run;
+pub mod server_name;

@@ -16,7 +16,7 @@ use super::client_auth::{CheckedClientAuth, ClientAuthFile};
 use super::{ConfigError, first_duplicate};
 use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::server_name::NamePattern;
+use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
 
 /// Whom clients may ask for, what they are shown, and where their bytes go.

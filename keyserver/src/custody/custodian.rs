@@ -11,6 +11,7 @@ use super::token::{ObjectName, TokenFault, Tokens};
 use super::{Custody, Uses, in_memory};
 use crate::config::{KeyConfig, KeyPlace};
 use crate::key::KeyError;
+use crate::schedule::{CostClass, Lane};
 
 /// Gets at the private keys that a configuration names.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Taken {
     pub custody: Box<dyn Custody>,
     /// How it is protected where it lies; `None` for one in a token.
     pub protected: Option<Protected>,
+    /// Where operations with it wait.
+    pub lane: Lane,
     /// Why its token cannot be reached at this moment.
     pub away: Option<TokenFault>,
 }
@@ -52,7 +55,8 @@ impl Custodian<'_> {
         let (key, protected) = self.read(config, Some(public_key.key_id()))?;
         let custody = in_memory(self.crypto, public_key.kind(), &key, uses);
         let custody = custody.map_err(|cause| KeyError::PrivateKey { file: config.file(self.directory), cause })?;
-        Ok(Taken { custody, protected: Some(protected), away: None })
+        let lane = Lane::of(CostClass::of(public_key.kind()));
+        Ok(Taken { custody, protected: Some(protected), lane, away: None })
     }
 
     /// Opens the file of a private key that is not in a token.
@@ -82,14 +86,13 @@ impl Custodian<'_> {
             });
         }
         let key = TokenKey::new(found.clone(), object.clone(), kind, uses);
-        match key.locate() {
-            Ok(()) => Ok(Taken { custody: Box::new(key), protected: None, away: None }),
-            Err(fault) if fault.is_passing() => {
-                Ok(Taken { custody: Box::new(key), protected: None, away: Some(fault) })
-            }
+        let away = match key.locate() {
+            Ok(()) => None,
+            Err(fault) if fault.is_passing() => Some(fault),
             Err(cause) => {
-                Err(KeyError::Token { token: token.to_owned(), object: object.to_string(), cause })
+                return Err(KeyError::Token { token: token.to_owned(), object: object.to_string(), cause });
             }
-        }
+        };
+        Ok(Taken { custody: Box::new(key), protected: None, lane: found.lane(), away })
     }
 }

@@ -178,12 +178,12 @@ impl Numbers {
 
     fn subject_public_key_info(&self) -> Option<Vec<u8>> {
         let document = match self {
-            Self::Rsa(key) => key.to_public_key().to_public_key_der().ok(),
-            Self::P256(key) => key.public_key().to_public_key_der().ok(),
-            Self::P384(key) => key.public_key().to_public_key_der().ok(),
-            Self::Ed25519(key) => key.verifying_key().to_public_key_der().ok(),
+            Self::Rsa(key) => key.to_public_key().to_public_key_der(),
+            Self::P256(key) => key.public_key().to_public_key_der(),
+            Self::P384(key) => key.public_key().to_public_key_der(),
+            Self::Ed25519(key) => return Some(ed25519_public_key_info(key.verifying_key().as_bytes())),
         };
-        document.map(|document| document.as_bytes().to_vec())
+        Some(document.ok()?.as_bytes().to_vec())
     }
 
     fn to_pkcs8(&self) -> Option<SecretDocument> {
@@ -191,7 +191,14 @@ impl Numbers {
             Self::Rsa(key) => key.to_pkcs8_der().ok(),
             Self::P256(key) => key.to_pkcs8_der().ok(),
             Self::P384(key) => key.to_pkcs8_der().ok(),
-            Self::Ed25519(key) => key.to_pkcs8_der().ok(),
+            // PKCS#8 is the one form it is ever read from.
+            Self::Ed25519(_) => None,
         }
     }
+}
+
+/// The SubjectPublicKeyInfo of an Ed25519 key (RFC 8410 §4).
+pub(crate) fn ed25519_public_key_info(public: &[u8; 32]) -> Vec<u8> {
+    const HEADER: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    [HEADER.as_slice(), public].concat()
 }

@@ -5,12 +5,25 @@ use std::time::Duration;
 
 use super::*;
 
-const ONE_THREAD: Capacity = Capacity { threads: 1, light: 4, medium: 4, heavy: 4 };
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
+const TOKEN: Lane = Lane::of_token(0);
+
+/// Four lanes of one thread and four places each.
+fn start(metrics: &Metrics) -> Scheduler<Telling> {
+    let classes = [CostClass::Light, CostClass::Medium, CostClass::Heavy];
+    let token = LaneConfig { name: "token".into(), threads: 1, bound: 4, niceness: 0 };
+    let lanes = classes.map(|class| LaneConfig::of(class, 1, 4)).into_iter().chain([token]);
+    Scheduler::start(&lanes.collect::<Vec<_>>(), metrics).unwrap()
+}
+
+fn light() -> Lane {
+    Lane::of(CostClass::Light)
+}
 
 /// A task that tells what became of it, and does what it is made for.
 struct Telling {
-    cost: CostClass,
+    lane: Lane,
+    peer: PeerIdentity,
     deadline: Instant,
     wanted: bool,
     told: Sender<Result<(), Refusal>>,
@@ -18,8 +31,12 @@ struct Telling {
 }
 
 impl Task for Telling {
-    fn cost(&self) -> CostClass {
-        self.cost
+    fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    fn peer(&self) -> &PeerIdentity {
+        &self.peer
     }
 
     fn deadline(&self) -> Instant {
@@ -40,20 +57,25 @@ impl Task for Telling {
     }
 }
 
-fn task(cost: CostClass, work: impl FnOnce() + Send + 'static) -> (Telling, Receiver<Result<(), Refusal>>) {
+fn peer(name: &str) -> PeerIdentity {
+    format!("spiffe://keystead.test/edge/{name}").parse().unwrap()
+}
+
+fn task(lane: Lane, work: impl FnOnce() + Send + 'static) -> (Telling, Receiver<Result<(), Refusal>>) {
     let (told, outcome) = channel();
-    (Telling { cost, deadline: Instant::now() + LONG, wanted: true, told, work: Box::new(work) }, outcome)
+    let deadline = Instant::now() + LONG;
+    (Telling { lane, peer: peer("one"), deadline, wanted: true, told, work: Box::new(work) }, outcome)
 }
 
 fn outcome(outcome: &Receiver<Result<(), Refusal>>) -> Result<(), Refusal> {
     outcome.recv_timeout(LONG).unwrap()
 }
 
-/// Keeps the one thread of `cost` busy until what is returned is dropped.
-fn occupy(scheduler: &Scheduler<Telling>, cost: CostClass) -> Sender<()> {
+/// Keeps the one thread of `lane` busy until what is returned is dropped.
+fn occupy(scheduler: &Scheduler<Telling>, lane: Lane) -> Sender<()> {
     let (free, freed) = channel::<()>();
     let (begun, has_begun) = channel();
-    let (occupier, _) = task(cost, move || {
+    let (occupier, _) = task(lane, move || {
         begun.send(()).unwrap();
         let _ = freed.recv();
     });
@@ -63,63 +85,104 @@ fn occupy(scheduler: &Scheduler<Telling>, cost: CostClass) -> Sender<()> {
 }
 
 #[test]
-fn a_full_queue_refuses_at_once() {
+fn a_full_lane_refuses_at_once() {
     let metrics = Metrics::default();
-    let scheduler = Scheduler::start(ONE_THREAD, &metrics).unwrap();
-    let free = occupy(&scheduler, CostClass::Light);
-    let waiting: Vec<_> = (0..4)
-        .map(|_| {
-            let (task, outcome) = task(CostClass::Light, || {});
-            scheduler.submit(task);
-            outcome
-        })
-        .collect();
-    assert_eq!(metrics.class(CostClass::Light).queued.get(), 4);
-    let (one_more, refused) = task(CostClass::Light, || {});
-    scheduler.submit(one_more);
-    assert_eq!(refused.try_recv().unwrap(), Err(Refusal::QueueFull));
+    let scheduler = start(&metrics);
+    let queued = || metrics.lane(&"light".into()).queued.get();
+    let free = occupy(&scheduler, light());
+    let submit = || {
+        let (task, outcome) = task(light(), || {});
+        scheduler.submit(task);
+        outcome
+    };
+    let waiting: Vec<_> = (0..4).map(|_| submit()).collect();
+    assert_eq!(queued(), 4);
+    assert_eq!(submit().try_recv().unwrap(), Err(Refusal::QueueFull));
+    assert_eq!(queued(), 4);
 
     drop(free);
     assert!(waiting.iter().all(|waiting| outcome(waiting) == Ok(())));
-    assert_eq!(metrics.class(CostClass::Light).queued.get(), 0);
+    assert_eq!(queued(), 0);
+}
+
+#[test]
+fn a_flooding_peer_neither_keeps_another_waiting_nor_out() {
+    let scheduler = start(&Metrics::default());
+    let free = occupy(&scheduler, light());
+    let (done, order) = channel();
+    let submit = |name: &'static str| {
+        let done = done.clone();
+        let (task, outcome) = task(light(), move || done.send(name).unwrap());
+        scheduler.submit(Telling { peer: peer(name), ..task });
+        outcome
+    };
+    let flood: Vec<_> = (0..100).map(|_| submit("flooding")).collect();
+    let refused =
+        |flood: &[Receiver<_>]| flood.iter().filter(|told| told.try_recv() == Ok(Err(Refusal::QueueFull))).count();
+    assert_eq!(refused(&flood), 96);
+    let other = submit("other");
+    assert_eq!(refused(&flood), 1, "the newest of the flood made room");
+    drop(free);
+    assert_eq!(outcome(&other), Ok(()));
+    assert_eq!([order.recv().unwrap(), order.recv().unwrap()], ["flooding", "other"]);
 }
 
 #[test]
 fn what_is_too_late_or_unwanted_is_not_done() {
-    let scheduler = Scheduler::start(ONE_THREAD, &Metrics::default()).unwrap();
-    let free = occupy(&scheduler, CostClass::Light);
-    let (mut late, too_late) = task(CostClass::Light, || panic!("done too late"));
-    late.deadline = Instant::now() + Duration::from_millis(20);
-    scheduler.submit(late);
-    let (mut unwanted, gone) = task(CostClass::Light, || panic!("done for nobody"));
-    unwanted.wanted = false;
-    scheduler.submit(unwanted);
-    std::thread::sleep(Duration::from_millis(40));
+    let scheduler = start(&Metrics::default());
+    let free = occupy(&scheduler, light());
+    let (late, too_late) = task(light(), || panic!("done too late"));
+    scheduler.submit(Telling { deadline: Instant::now(), ..late });
+    let (unwanted, gone) = task(light(), || panic!("done for nobody"));
+    scheduler.submit(Telling { wanted: false, ..unwanted });
     drop(free);
     assert_eq!(outcome(&too_late), Err(Refusal::DeadlineExceeded));
     assert_eq!(outcome(&gone), Err(Refusal::CallerGone));
 }
 
 #[test]
-fn a_flood_of_one_class_leaves_the_others_alone() {
-    let scheduler = Scheduler::start(ONE_THREAD, &Metrics::default()).unwrap();
-    let _heavy = occupy(&scheduler, CostClass::Heavy);
-    let _medium = occupy(&scheduler, CostClass::Medium);
-    for _ in 0..100 {
-        scheduler.submit(task(CostClass::Heavy, || {}).0);
-        scheduler.submit(task(CostClass::Medium, || {}).0);
+fn a_flood_in_one_lane_leaves_the_others_alone() {
+    let scheduler = start(&Metrics::default());
+    let busy = [Lane::of(CostClass::Heavy), Lane::of(CostClass::Medium), TOKEN];
+    let _occupied = busy.map(|lane| occupy(&scheduler, lane));
+    for lane in busy.into_iter().cycle().take(300) {
+        scheduler.submit(task(lane, || {}).0);
     }
-    let (light, done) = task(CostClass::Light, || {});
-    scheduler.submit(light);
+    let (task, done) = task(light(), || {});
+    scheduler.submit(task);
     assert_eq!(outcome(&done), Ok(()));
 }
 
 #[test]
+fn a_lane_that_was_not_started_refuses() {
+    let scheduler = start(&Metrics::default());
+    let (task, refused) = task(Lane::of_token(1), || {});
+    scheduler.submit(task);
+    assert_eq!(refused.try_recv().unwrap(), Err(Refusal::NoLane));
+}
+
+#[test]
+fn long_operations_give_way_to_short_ones() {
+    let scheduler = start(&Metrics::default());
+    let (tell, told) = channel();
+    let of = |lane| {
+        let tell = tell.clone();
+        scheduler.submit(task(lane, move || tell.send(rustix::process::getpriority_process(None)).unwrap()).0);
+        told.recv_timeout(LONG).unwrap().unwrap()
+    };
+    let own = rustix::process::getpriority_process(None).unwrap();
+    assert_eq!(of(light()), own);
+    let (medium, heavy) = (of(Lane::of(CostClass::Medium)), of(Lane::of(CostClass::Heavy)));
+    assert!(own < medium && medium < heavy, "{own} {medium} {heavy}");
+    assert_eq!(rustix::process::getpriority_process(None).unwrap(), own, "each thread has its own");
+}
+
+#[test]
 fn a_panic_ends_the_task_and_not_the_thread() {
-    let scheduler = Scheduler::start(ONE_THREAD, &Metrics::default()).unwrap();
-    let (panicking, lost) = task(CostClass::Light, || panic!("on purpose"));
+    let scheduler = start(&Metrics::default());
+    let (panicking, lost) = task(light(), || panic!("on purpose"));
     scheduler.submit(panicking);
-    let (next, done) = task(CostClass::Light, || {});
+    let (next, done) = task(light(), || {});
     scheduler.submit(next);
     assert_eq!(outcome(&done), Ok(()));
     assert!(lost.recv_timeout(LONG).is_err());
@@ -127,9 +190,9 @@ fn a_panic_ends_the_task_and_not_the_thread() {
 
 #[test]
 fn what_waits_when_the_scheduler_goes_is_still_done() {
-    let scheduler = Scheduler::start(ONE_THREAD, &Metrics::default()).unwrap();
-    let free = occupy(&scheduler, CostClass::Light);
-    let (waiting, done) = task(CostClass::Light, || {});
+    let scheduler = start(&Metrics::default());
+    let free = occupy(&scheduler, light());
+    let (waiting, done) = task(light(), || {});
     scheduler.submit(waiting);
     drop(scheduler);
     drop(free);

@@ -101,7 +101,7 @@ fn code(reason: Refusal) -> Code {
         Refusal::QueueFull | Refusal::TokenBusy => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
-        Refusal::Stopping | Refusal::TokenUnavailable => Code::Unavailable,
+        Refusal::Stopping | Refusal::NoLane | Refusal::TokenUnavailable => Code::Unavailable,
         Refusal::SigningFailed | Refusal::FaultySignature => Code::Internal,
     }
 }

@@ -263,7 +263,8 @@ impl Desk {
                     answer.about(key.clone());
                 }
                 let deadline = Instant::now() + self.timeout(timeout_ms);
-                self.scheduler.submit(Operation { work, provider: self.provider, deadline, answer });
+                let peer = peer.identity.clone();
+                self.scheduler.submit(Operation { work, peer, provider: self.provider, deadline, answer });
             }
             Err(reason) => answer.send(Err(reason)),
         }

@@ -26,6 +26,7 @@ use super::*;
 use crate::fixture::{EDGE_ONE, EDGE_TWO, Files, Kind, rsa};
 use crate::key::Key;
 use crate::operation::Call;
+use crate::schedule::{CostClass, LaneConfig};
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::ticket_keys::group::{GroupName, TicketGroup};
@@ -314,8 +315,9 @@ async fn a_request_whose_time_is_over_is_refused() {
     let (_, request) = message::sign_server_key_exchange(running.ec()).unwrap();
     let deadline = Instant::now();
     let work = Work::Sign { key: running.keys[0].clone(), request };
-    let scheduler = Scheduler::start(crate::schedule::Capacity { threads: 1, light: 1, medium: 1, heavy: 1 }, &metrics);
-    scheduler.unwrap().submit(Operation { work, provider: FAST, deadline, answer });
+    let scheduler = Scheduler::start(&[LaneConfig::of(CostClass::Light, 1, 1)], &metrics);
+    let peer = EDGE_ONE.parse().unwrap();
+    scheduler.unwrap().submit(Operation { work, peer, provider: FAST, deadline, answer });
     assert_eq!(outcome.await.unwrap().err(), Some(Refusal::DeadlineExceeded));
     assert_eq!(
         metrics.operations(Some(Call::SignServerKeyExchange), Some(&running.keys[0]), Err(Refusal::DeadlineExceeded)),

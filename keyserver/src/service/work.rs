@@ -18,7 +18,7 @@ use crate::operation::Call;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::SignServerKeyExchange;
 use crate::refusal::Refusal;
-use crate::schedule::{CostClass, Task};
+use crate::schedule::{CostClass, Lane, Task};
 
 /// What is asked for.
 pub(super) fn call(asked: &Asked) -> Call {
@@ -107,6 +107,7 @@ fn is_for_key_transport(key: &Key) -> bool {
 #[derive(Debug)]
 pub struct Operation {
     pub(super) work: Work,
+    pub(super) peer: PeerIdentity,
     pub(super) provider: &'static dyn Provider,
     pub(super) deadline: Instant,
     pub(super) answer: Answer,
@@ -115,8 +116,12 @@ pub struct Operation {
 impl Task for Operation {
     /// A batch of randoms is hundreds of hashes, which cost what one signature by an elliptic curve does. It must not
     /// wait behind RSA: without a lease, no handshake gets as far as that.
-    fn cost(&self) -> CostClass {
-        self.work.key().map_or(CostClass::Light, |key| key.cost())
+    fn lane(&self) -> Lane {
+        self.work.key().map_or(Lane::of(CostClass::Light), |key| key.lane())
+    }
+
+    fn peer(&self) -> &PeerIdentity {
+        &self.peer
     }
 
     fn deadline(&self) -> Instant {

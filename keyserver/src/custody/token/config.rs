@@ -6,6 +6,7 @@ use keystead_program::config::RelativePath;
 use serde::Deserialize;
 
 use crate::custody::secret::SecretSource;
+use crate::schedule::LaneConfig;
 
 /// A `[[token]]`: a PKCS#11 token, such as a hardware security module.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -23,16 +24,23 @@ pub struct TokenConfig {
     pub slot: Option<u64>,
     /// The user's PIN.
     pub pin: SecretSource,
-    /// Sessions that are open at one time, and so operations.
+    /// Sessions that are open at one time, and threads that use them.
     #[serde(default = "sessions")]
     pub sessions: u32,
     /// How long an operation waits for a session.
     #[serde(default = "session_wait", with = "humantime_serde")]
     pub session_wait: Duration,
+    /// Operations that may wait for their turn.
+    #[serde(default = "queue")]
+    pub queue: usize,
 }
 
 fn sessions() -> u32 {
     4
+}
+
+fn queue() -> usize {
+    512
 }
 
 fn session_wait() -> Duration {
@@ -40,6 +48,12 @@ fn session_wait() -> Duration {
 }
 
 impl TokenConfig {
+    /// The lane in which its operations wait: a thread for each session, at the priority of the cheapest.
+    pub fn lane(&self) -> LaneConfig {
+        let name = format!("token_{}", self.name);
+        LaneConfig { name: name.into(), threads: self.sessions as usize, bound: self.queue, niceness: 0 }
+    }
+
     /// Looks for what cannot be.
     ///
     /// # Errors
@@ -50,6 +64,9 @@ impl TokenConfig {
         }
         if self.sessions == 0 || self.sessions > MOST_SESSIONS {
             return Err(TokenConfigError::Sessions);
+        }
+        if self.queue == 0 {
+            return Err(TokenConfigError::Queue);
         }
         Ok(())
     }
@@ -63,6 +80,9 @@ pub enum TokenConfigError {
     /// Which token of the module it is, nobody said.
     #[error("say which token it is: label, serial or slot")]
     Nameless,
+    /// A bound that lets nothing through.
+    #[error("queue must not be 0")]
+    Queue,
     /// No session, or more than any token has.
     #[error("sessions must be 1 to 256")]
     Sessions,

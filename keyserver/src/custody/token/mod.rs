@@ -30,6 +30,7 @@ use rand_core::CryptoRng;
 
 use super::material::{KeyMaterial, KeyType};
 use super::secret::SecretError;
+use crate::schedule::Lane;
 use pool::Pool;
 
 /// How often a token that is away is looked for.
@@ -46,7 +47,7 @@ pub struct Tokens {
 #[derive(Debug)]
 pub struct Token {
     name: Arc<str>,
-    sessions: u32,
+    lane: Lane,
     pool: Pool,
 }
 
@@ -57,9 +58,9 @@ impl Tokens {
     /// [`TokenError`] for what cannot get better by waiting.
     pub fn load(configs: &[TokenConfig], directory: &Path) -> Result<Self, TokenError> {
         let mut tokens = Self::default();
-        for config in configs {
+        for (place, config) in configs.iter().enumerate() {
             let failed = |cause| TokenError { token: config.name.clone(), cause };
-            let token = Token::load(config, directory, &tokens.metrics).map_err(failed)?;
+            let token = Token::load(config, Lane::of_token(place), directory, &tokens.metrics).map_err(failed)?;
             if tokens.by_name.insert(config.name.clone(), Arc::new(token)).is_some() {
                 return Err(failed(TokenErrorCause::Twice));
             }
@@ -100,12 +101,17 @@ impl Tokens {
 }
 
 impl Token {
-    fn load(config: &TokenConfig, directory: &Path, metrics: &TokenMetrics) -> Result<Self, TokenErrorCause> {
+    fn load(
+        config: &TokenConfig,
+        lane: Lane,
+        directory: &Path,
+        metrics: &TokenMetrics,
+    ) -> Result<Self, TokenErrorCause> {
         config.check()?;
         let pin = config.pin.read(directory)?;
         let name: Arc<str> = config.name.as_str().into();
         let pool = Pool::new(config, pin, directory, metrics.of(&name))?;
-        Ok(Self { name, sessions: config.sessions, pool })
+        Ok(Self { name, lane, pool })
     }
 
     /// The name by which keys ask for it and logs tell of it.
@@ -113,9 +119,9 @@ impl Token {
         &self.name
     }
 
-    /// How many operations it does at one time.
-    pub fn sessions(&self) -> u32 {
-        self.sessions
+    /// Where what it does waits: a lane of its own, so that a slow token keeps no other key waiting.
+    pub fn lane(&self) -> Lane {
+        self.lane
     }
 
     /// Opens a session if none was before, or none could be.

@@ -12,7 +12,7 @@ use pkcs8::der::asn1::OctetStringRef;
 use rsa::traits::{PrivateKeyParts, PublicKeyParts};
 
 use super::TokenFault;
-use crate::custody::material::{KeyMaterial, KeyType, Numbers};
+use crate::custody::material::{KeyMaterial, KeyType, Numbers, ed25519_public_key_info};
 
 /// DER of the curves' object identifiers.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -248,11 +248,11 @@ fn subject_public_key_info(session: &Session, object: ObjectHandle) -> Option<Ve
         (_, Some(Attribute::EcParams(parameters))) => {
             let Some(Attribute::EcPoint(point)) = read(AttributeType::EcPoint) else { return None };
             // Some tokens leave the octet string around it out.
-            let point = OctetStringRef::from_der(&point).map_or(point.as_slice(), |inner| inner.as_bytes());
+            let point = <&OctetStringRef>::from_der(&point).map_or(point.as_slice(), |inner| inner.as_bytes());
             match parameters.as_slice() {
                 curve if curve == P256 => p256::PublicKey::from_sec1_bytes(point).ok()?.to_public_key_der().ok()?,
                 curve if curve == P384 => p384::PublicKey::from_sec1_bytes(point).ok()?.to_public_key_der().ok()?,
-                _ => ed25519_dalek::VerifyingKey::try_from(point).ok()?.to_public_key_der().ok()?,
+                _ => return Some(ed25519_public_key_info(point.try_into().ok()?)),
             }
         }
         _ => return None,

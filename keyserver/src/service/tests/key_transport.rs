@@ -14,7 +14,6 @@ use super::*;
 use crate::custody::{Custody, KeyFault};
 use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES};
 use crate::operation::recover_master_secret::RecoverMasterSecret;
-use crate::schedule::CostClass;
 
 const RSA: usize = 1;
 
@@ -285,7 +284,7 @@ async fn a_lease_that_waited_while_its_edge_was_removed_is_none() {
     stream.send(1, v1::SignServerKeyExchangeRequest { key_id: light.key_id().0.to_vec(), ..running.ec() }).await;
     running.until("the thread is busy", || entered.load(Ordering::SeqCst)).await;
     stream.ask(2, Asked::LeaseRandoms(v1::LeaseRandomsRequest { count: 1 })).await;
-    running.until("the lease waits", || running.metrics.class(CostClass::Light).queued.get() == 1).await;
+    running.until("the lease waits", || running.metrics.lane(&"light".into()).queued.get() == 1).await;
     running.authorizations.send(Arc::default()).unwrap();
     drop(hold);
     // The stream ends with the removal. What it still brings is no lease.
