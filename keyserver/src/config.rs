@@ -168,6 +168,22 @@ pub enum KeyPlace<'c> {
 }
 
 impl KeyConfig {
+    /// A key in a file, with everything else as it is by default.
+    pub fn in_file(name: &str, private_key: &str, certificate_chain: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            private_key: Some(private_key.into()),
+            passphrase: None,
+            token: None,
+            object_label: None,
+            object_id: None,
+            certificate_chain: certificate_chain.into(),
+            schemes: None,
+            ocsp_response: None,
+            danger_rsa_key_transport: false,
+        }
+    }
+
     /// Where the private key is.
     ///
     /// # Errors

@@ -15,8 +15,6 @@ use tempfile::TempDir;
 use crate::config::{KeyConfig, SchemeName};
 use crate::custody::custodian::Custodian;
 use crate::custody::pem::{PrivateKeyPem, Section};
-use crate::custody::protection::KeyProtection;
-use crate::custody::token::Tokens;
 use crate::key::{Key, KeyError};
 use crate::settings::{Settings, SettingsError};
 
@@ -111,21 +109,17 @@ impl Files {
         crypto: Crypto,
         schemes: Option<&[SignatureScheme]>,
     ) -> Result<Key, KeyError> {
-        let config = KeyConfig {
-            name: name.to_owned(),
-            private_key: Some(format!("{name}.key").into()),
-            passphrase: None,
-            token: None,
-            object_label: None,
-            object_id: None,
-            certificate_chain: format!("{name}.pem").into(),
-            schemes: schemes.map(|schemes| schemes.iter().copied().map(SchemeName).collect()),
-            ocsp_response: None,
-            danger_rsa_key_transport: false,
-        };
-        let (protection, tokens) = (KeyProtection::default(), Tokens::default());
-        let custodian = Custodian { crypto, directory: self.path(), protection, tokens };
-        Key::load(&config, &custodian, &mut rand::rng()).map(|(key, _)| key)
+        let schemes = schemes.map(|schemes| schemes.iter().copied().map(SchemeName).collect());
+        self.load(&KeyConfig { schemes, ..self.key_config(name) }, crypto)
+    }
+
+    /// A key in NAME.pem and NAME.key.
+    pub(crate) fn key_config(&self, name: &str) -> KeyConfig {
+        KeyConfig::in_file(name, &format!("{name}.key"), &format!("{name}.pem"))
+    }
+
+    pub(crate) fn load(&self, config: &KeyConfig, crypto: Crypto) -> Result<Key, KeyError> {
+        Key::load(config, &Custodian::of_files(crypto, self.path()), &mut rand::rng()).map(|(key, _)| key)
     }
 
     /// Reads a configuration that consists of the channel and `rest`.

@@ -38,6 +38,13 @@ pub struct Taken {
     pub away: Option<TokenFault>,
 }
 
+impl<'c> Custodian<'c> {
+    /// One who knows no secret and no token.
+    pub fn of_files(crypto: Crypto, directory: &'c Path) -> Self {
+        Self { crypto, directory, protection: KeyProtection::default(), tokens: Tokens::default() }
+    }
+}
+
 impl Custodian<'_> {
     /// Takes the private key of `config`, whose certificate is for `public_key`.
     ///

@@ -47,6 +47,19 @@ impl Module {
         Entered { module: self, epoch: self.epoch.read().unwrap_or_else(PoisonError::into_inner) }
     }
 
+    /// Ends it behind the back of those who use it, as a module's own failure does.
+    #[cfg(test)]
+    pub(super) fn finalize(&self) {
+        let _ = self.context.clone().finalize();
+    }
+
+    /// Starts it again behind the back of those who use it: sessions, logins and handles are gone.
+    #[cfg(test)]
+    pub(super) fn forget_everything(&self) {
+        self.finalize();
+        assert!(initialize(&self.context).is_ok());
+    }
+
     /// Initialises the module anew, which is how many find a token that was away. Only when no session is open and nobody
     /// calls it: this ends all that the process has in the module.
     pub(super) fn restart(&self) -> bool {

@@ -341,7 +341,7 @@ fn a_key_for_signing_has_no_raw_operation() {
     let files = crate::fixture::Files::new();
     files.write_key("key", crate::fixture::rsa(), &crate::fixture::rsa().serialize_pem());
     let signing = files.load_key("key", keystead_program::crypto::Crypto::Fast, None).unwrap();
-    assert!(signing.raw_rsa(&[5; 256]).is_err());
+    assert!(signing.raw_rsa(&[5; 256], &mut rand::rng()).is_err());
     let key_server = KeyServer { key: signing, leases: Leases::new(LIMITS, &mut rand::rng()) };
     let request = key_server.good(Form::PLAIN).request();
     assert_eq!(key_server.ask(&request).err(), Some(Refusal::RecoveryFailed));
