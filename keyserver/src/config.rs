@@ -13,6 +13,10 @@ use keystead_tls::SignatureScheme;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::custody::protection::KeyProtectionConfig;
+use crate::custody::secret::SecretSource;
+use crate::custody::token::{ObjectName, ObjectNameError, TokenConfig};
+use crate::memory::MemoryConfig;
 use crate::ticket_keys::group::GroupName;
 
 pub mod grant;
@@ -40,6 +44,15 @@ pub struct Config {
     pub limits: Limits,
     /// Session tickets; none are offered where the table is missing.
     pub tickets: Option<TicketsConfig>,
+    /// The process's memory.
+    #[serde(default)]
+    pub memory: MemoryConfig,
+    /// What opens private keys that are encrypted or sealed.
+    #[serde(default)]
+    pub key_protection: KeyProtectionConfig,
+    /// The PKCS#11 tokens that keys are in.
+    #[serde(default)]
+    pub token: Vec<TokenConfig>,
     /// The keys.
     #[serde(default)]
     pub key: Vec<KeyConfig>,
@@ -53,7 +66,10 @@ impl Config {
     /// ticket secret's is none of them: the key server itself writes it.
     pub fn files(&self, directory: &Path) -> Vec<PathBuf> {
         let keys = self.key.iter().flat_map(|key| key.files(directory));
-        self.channel.files(directory).into_iter().chain(keys).collect()
+        let protection = [&self.key_protection.sealing_key, &self.key_protection.passphrase].into_iter().flatten();
+        let pins = self.token.iter().map(|token| &token.pin);
+        let secrets = protection.chain(pins).filter_map(SecretSource::file).map(|path| path.under(directory));
+        self.channel.files(directory).into_iter().chain(keys).chain(secrets).collect()
     }
 }
 
@@ -128,8 +144,16 @@ pub struct TicketsConfig {
 pub struct KeyConfig {
     /// The name by which edges ask for it and logs tell of it.
     pub name: String,
-    /// PEM file: PKCS#8, PKCS#1 or SEC1.
-    pub private_key: RelativePath,
+    /// PEM file: PKCS#8, also encrypted, PKCS#1, SEC1, or sealed. It has this or `token`.
+    pub private_key: Option<RelativePath>,
+    /// What its file is encrypted with, if not with what `[key_protection]` says.
+    pub passphrase: Option<SecretSource>,
+    /// The name of the `[[token]]` that it is in.
+    pub token: Option<String>,
+    /// Its label (CKA_LABEL) in the token.
+    pub object_label: Option<String>,
+    /// Its id (CKA_ID) in the token, in hexadecimal digits.
+    pub object_id: Option<String>,
     /// PEM file: the server's certificate first, then the intermediates.
     pub certificate_chain: RelativePath,
     /// Schemes to sign with, such as `rsa_pss_rsae_sha256`; all that fit the key where this is missing.
@@ -142,12 +166,89 @@ pub struct KeyConfig {
     pub danger_rsa_key_transport: bool,
 }
 
+/// Where a private key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPlace<'c> {
+    /// In a file.
+    File {
+        /// The file.
+        file: &'c RelativePath,
+    },
+    /// In a token.
+    Token {
+        /// The token's name.
+        token: &'c str,
+        /// What the key is called there.
+        object: ObjectName,
+    },
+}
+
 impl KeyConfig {
     /// The files it names; relative paths start at `directory`.
     pub fn files(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
-        let named = [Some(&self.private_key), Some(&self.certificate_chain), self.ocsp_response.as_ref()];
+        let passphrase = self.passphrase.as_ref().and_then(SecretSource::file);
+        let named = [self.private_key.as_ref(), Some(&self.certificate_chain), self.ocsp_response.as_ref(), passphrase];
         named.into_iter().flatten().map(|path| path.under(directory))
     }
+
+    /// A key in a file, with everything else as it is by default.
+    pub fn in_file(name: &str, private_key: &str, certificate_chain: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            private_key: Some(private_key.into()),
+            passphrase: None,
+            token: None,
+            object_label: None,
+            object_id: None,
+            certificate_chain: certificate_chain.into(),
+            schemes: None,
+            ocsp_response: None,
+            danger_rsa_key_transport: false,
+        }
+    }
+
+    /// Where the private key is.
+    ///
+    /// # Errors
+    /// [`KeyPlaceError`] when that is nowhere, or in two places.
+    pub fn place(&self) -> Result<KeyPlace<'_>, KeyPlaceError> {
+        match (&self.private_key, &self.token) {
+            (None, None) => Err(KeyPlaceError::Nowhere),
+            (Some(_), Some(_)) => Err(KeyPlaceError::Twice),
+            (Some(_), None) if self.object_label.is_some() || self.object_id.is_some() => Err(KeyPlaceError::NoToken),
+            (Some(file), None) => Ok(KeyPlace::File { file }),
+            (None, Some(_)) if self.passphrase.is_some() => Err(KeyPlaceError::Passphrase),
+            (None, Some(token)) => {
+                let object = ObjectName::new(self.object_label.as_deref(), self.object_id.as_deref())?;
+                Ok(KeyPlace::Token { token, object })
+            }
+        }
+    }
+
+    /// The private key's file under `directory`; the directory for a key that has none.
+    pub(crate) fn file(&self, directory: &Path) -> PathBuf {
+        self.private_key.as_ref().map_or_else(|| directory.to_owned(), |file| file.under(directory))
+    }
+}
+
+/// What cannot be said of a private key's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyPlaceError {
+    /// Neither file nor token.
+    #[error("say where the private key is: `private_key` for a file, or `token` with `object_label` or `object_id`")]
+    Nowhere,
+    /// File and token.
+    #[error("the private key is either in a file (`private_key`) or in a `token`")]
+    Twice,
+    /// An object without a token.
+    #[error("`object_label` and `object_id` are for keys in a `token`")]
+    NoToken,
+    /// A passphrase for a token.
+    #[error("`passphrase` is for keys in files; a token's secret is the `pin` in its [[token]]")]
+    Passphrase,
+    /// The object's name.
+    #[error(transparent)]
+    Object(#[from] ObjectNameError),
 }
 
 /// An `[[edge]]`.

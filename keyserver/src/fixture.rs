@@ -1,5 +1,5 @@
 //! Files of a key server for tests: real keys and certificates, in a directory that goes away.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub(crate) mod key_transport;
 
@@ -13,7 +13,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use tempfile::TempDir;
 
 use crate::config::{KeyConfig, SchemeName};
-use crate::custody::pem::PrivateKeyPem;
+use crate::custody::custodian::Custodian;
+use crate::custody::pem::{PrivateKeyPem, Section};
 use crate::key::{Key, KeyError};
 use crate::settings::{Settings, SettingsError};
 
@@ -108,15 +109,17 @@ impl Files {
         crypto: Crypto,
         schemes: Option<&[SignatureScheme]>,
     ) -> Result<Key, KeyError> {
-        let config = KeyConfig {
-            name: name.to_owned(),
-            private_key: format!("{name}.key").into(),
-            certificate_chain: format!("{name}.pem").into(),
-            schemes: schemes.map(|schemes| schemes.iter().copied().map(SchemeName).collect()),
-            ocsp_response: None,
-            danger_rsa_key_transport: false,
-        };
-        Key::load(&config, self.path(), crypto, &mut rand::rng())
+        let schemes = schemes.map(|schemes| schemes.iter().copied().map(SchemeName).collect());
+        self.load(&KeyConfig { schemes, ..self.key_config(name) }, crypto)
+    }
+
+    /// A key in NAME.pem and NAME.key.
+    pub(crate) fn key_config(&self, name: &str) -> KeyConfig {
+        KeyConfig::in_file(name, &format!("{name}.key"), &format!("{name}.pem"))
+    }
+
+    pub(crate) fn load(&self, config: &KeyConfig, crypto: Crypto) -> Result<Key, KeyError> {
+        Key::load(config, &Custodian::of_files(crypto, self.path()), &mut rand::rng()).map(|(key, _)| key)
     }
 
     /// Reads a configuration that consists of the channel and `rest`.
@@ -141,5 +144,13 @@ pub(crate) fn rsa() -> &'static KeyPair {
 
 /// The private key of `pair` as a file would hold it.
 pub(crate) fn pem(pair: &KeyPair) -> PrivateKeyPem {
-    PrivateKeyPem::read(&pair.serialize_pem()).unwrap()
+    plain(&pair.serialize_pem())
+}
+
+/// The private key in `text`, which is not encrypted.
+pub(crate) fn plain(text: &str) -> PrivateKeyPem {
+    match Section::read(text).unwrap() {
+        Section::Plain(key) => key,
+        other @ (Section::Encrypted(_) | Section::Sealed(_)) => panic!("{other:?}"),
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keystead_program::crypto::Crypto;
 use keystead_tls::{Identity, IdentityError, KeyId, KeyKind, SignatureScheme};
@@ -11,41 +12,58 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-use crate::config::KeyConfig;
-use crate::custody::pem::{PemError, PrivateKeyPem};
-use crate::custody::{self, Custody, InvalidPrivateKey, SigningFailed, Uses};
+use crate::config::{KeyConfig, KeyPlaceError};
+use crate::custody::custodian::{Custodian, Taken};
+use crate::custody::protection::{Protected, ProtectionError};
+use crate::custody::token::TokenFault;
+use crate::custody::{Custody, InvalidPrivateKey, KeyFault};
 use crate::rate::Cost;
 use crate::schedule::{CostClass, Lane};
 
-/// A private key with its certificate chain. That the two belong together was checked when it was loaded.
+/// A private key with its certificate chain. That the two belong together was checked when it was loaded, or is when its
+/// token is first there.
 pub struct Key {
     name: Arc<str>,
     identity: Identity,
     custody: Box<dyn Custody>,
+    crypto: Crypto,
+    lane: Lane,
+    /// Whether private key and certificate were seen to be a pair.
+    is_proven: AtomicBool,
+    protected: Option<Protected>,
 }
 
 impl Key {
-    /// Reads the files that `config` names, relative to `directory`, and makes a signature to see that private key and
-    /// certificate are a pair.
+    /// Reads the files that `config` names, gets the private key from `custodian`, and makes signatures to see that it and
+    /// the certificate are a pair. Where the key's token is away, that is put off: the second of the pair says why.
     ///
     /// # Errors
-    /// [`KeyError`] when a file cannot be read or parsed, or they do not belong together.
+    /// [`KeyError`] when a file cannot be read or parsed, the private key cannot be had, or they do not belong together.
     pub fn load(
         config: &KeyConfig,
-        directory: &Path,
-        crypto: Crypto,
+        custodian: &Custodian<'_>,
         rng: &mut dyn CryptoRng,
-    ) -> Result<Self, KeyError> {
-        let identity = load_identity(config, directory)?;
-        let file = config.private_key.under(directory);
-        let uses = if config.danger_rsa_key_transport { Uses::KeyTransport } else { Uses::Signing };
-        let custody = load_private_key(&file, crypto, identity.public_key().kind(), uses)?;
-        let key = Self { name: config.name.as_str().into(), identity, custody };
-        if !key.is_pair(crypto, rng) {
-            let certificate_chain = config.certificate_chain.under(directory);
-            return Err(KeyError::Mismatch { private_key: file, certificate_chain });
+    ) -> Result<(Self, Option<TokenFault>), KeyError> {
+        let identity = load_identity(config, custodian.directory)?;
+        let Taken { custody, protected, lane, away } = custodian.take(config, identity.public_key())?;
+        let (name, crypto) = (config.name.as_str().into(), custodian.crypto);
+        let key = Self { name, identity, custody, crypto, lane, is_proven: AtomicBool::new(false), protected };
+        if away.is_some() {
+            return Ok((key, away));
         }
-        Ok(key)
+        match key.prove(rng) {
+            Ok(()) => Ok((key, None)),
+            Err(NoPair::Mismatch) => Err(KeyError::Mismatch {
+                private_key: place(config, custodian.directory),
+                certificate_chain: config.certificate_chain.under(custodian.directory),
+            }),
+            Err(NoPair::Unusable { scheme, fault: KeyFault::Failed }) => {
+                Err(KeyError::Unusable { private_key: place(config, custodian.directory), scheme })
+            }
+            Err(NoPair::Unusable { fault: fault @ (KeyFault::TokenUnavailable | KeyFault::TokenBusy), .. }) => {
+                Ok((key, Some(TokenFault::TokenAway(fault.to_string()))))
+            }
+        }
     }
 
     /// The name by which configurations and logs tell of it.
@@ -73,29 +91,31 @@ impl Key {
         Cost::of(self.identity.public_key().kind())
     }
 
+    /// How the private key is protected in its file; `None` for one in a token.
+    pub fn protected(&self) -> Option<Protected> {
+        self.protected
+    }
+
     /// Where operations with it wait.
     pub fn lane(&self) -> Lane {
-        Lane::of(self.cost())
+        self.lane
     }
 
     /// Signs `message`.
     ///
     /// # Errors
-    /// [`SigningFailed`] when the private key cannot be used, or not with `scheme`.
-    pub fn sign(
-        &self,
-        scheme: SignatureScheme,
-        message: &[u8],
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Vec<u8>, SigningFailed> {
+    /// [`KeyFault`] when the private key cannot be used, or not with `scheme`.
+    pub fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
+        self.check_proven(rng)?;
         self.custody.sign(scheme, message, rng)
     }
 
     /// Raises `ciphertext` to the private exponent; see [`Custody::raw_rsa`].
     ///
     /// # Errors
-    /// [`SigningFailed`] when the key is not for key transport, and when it cannot be used.
-    pub(crate) fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+    /// [`KeyFault`] when the key is not for key transport, and when it cannot be used.
+    pub(crate) fn raw_rsa(&self, ciphertext: &[u8], rng: &mut dyn CryptoRng) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+        self.check_proven(rng)?;
         self.custody.raw_rsa(ciphertext)
     }
 
@@ -105,14 +125,48 @@ impl Key {
         Self { custody: custody(self.custody), ..self }
     }
 
-    fn is_pair(&self, crypto: Crypto, rng: &mut dyn CryptoRng) -> bool {
-        const PROBE: &[u8] = b"keystead: private key and certificate are a pair";
-        self.identity.schemes().iter().all(|scheme| {
-            let verifies = |signature: Vec<u8>| {
-                crypto.provider().verify(*scheme, self.identity.public_key(), PROBE, &signature).is_ok()
-            };
-            self.sign(*scheme, PROBE, rng).is_ok_and(verifies)
+    /// A key whose token was away when it was loaded is a pair with its certificate before anything else is done with it.
+    fn check_proven(&self, rng: &mut dyn CryptoRng) -> Result<(), KeyFault> {
+        if self.is_proven.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.prove(rng).map_err(|cause| match cause {
+            NoPair::Unusable { fault, .. } => fault,
+            NoPair::Mismatch => {
+                tracing::error!(key = %self.name, "the key in the token is not the certificate's");
+                KeyFault::Failed
+            }
         })
+    }
+
+    fn prove(&self, rng: &mut dyn CryptoRng) -> Result<(), NoPair> {
+        const PROBE: &[u8] = b"keystead: private key and certificate are a pair";
+        for scheme in self.identity.schemes().iter().copied() {
+            let signature =
+                self.custody.sign(scheme, PROBE, rng).map_err(|fault| NoPair::Unusable { scheme, fault })?;
+            let public_key = self.identity.public_key();
+            let verified = self.crypto.provider().verify(scheme, public_key, PROBE, &signature);
+            verified.map_err(|_| NoPair::Mismatch)?;
+        }
+        self.is_proven.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Why private key and certificate were not seen to be a pair.
+enum NoPair {
+    /// They are none.
+    Mismatch,
+    /// The private key does not sign.
+    Unusable { scheme: SignatureScheme, fault: KeyFault },
+}
+
+/// Where the private key is, for a person.
+fn place(config: &KeyConfig, directory: &Path) -> String {
+    match (&config.private_key, &config.token) {
+        (Some(file), _) => file.under(directory).display().to_string(),
+        (None, Some(token)) => format!("the key in token {token}"),
+        (None, None) => "nothing".to_owned(),
     }
 }
 
@@ -150,13 +204,6 @@ fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, KeyError> {
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|cause| KeyError::CertificatePem { file: file.to_owned(), cause })?;
     Ok(certificates.into_iter().map(|certificate| certificate.to_vec()).collect())
-}
-
-fn load_private_key(file: &Path, crypto: Crypto, kind: KeyKind, uses: Uses) -> Result<Box<dyn Custody>, KeyError> {
-    let text = std::fs::read_to_string(file).map(Zeroizing::new);
-    let text = text.map_err(|cause| KeyError::Unreadable { file: file.to_owned(), cause })?;
-    let key = PrivateKeyPem::read(&text).map_err(|cause| KeyError::PrivateKeyPem { file: file.to_owned(), cause })?;
-    custody::in_memory(crypto, kind, &key, uses).map_err(|cause| KeyError::PrivateKey { file: file.to_owned(), cause })
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, KeyError> {
@@ -198,13 +245,37 @@ pub enum KeyError {
         /// The scheme.
         scheme: SignatureScheme,
     },
-    /// The file does not hold one private key in PEM.
+    /// Where the private key is, is not said well.
+    #[error(transparent)]
+    Place(#[from] KeyPlaceError),
+    /// The file does not hold one private key in PEM, or it does not open.
     #[error("{}: {cause}", file.display())]
-    PrivateKeyPem {
+    Protected {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        cause: PemError,
+        cause: ProtectionError,
+    },
+    /// There is no such token.
+    #[error("there is no [[token]] of the name {0}")]
+    UnknownToken(String),
+    /// The token does not give the key.
+    #[error("token {token}, {object}: {cause}")]
+    Token {
+        /// The token.
+        token: String,
+        /// What the key is called there.
+        object: String,
+        /// What is wrong.
+        cause: TokenFault,
+    },
+    /// The private key does not do what it is for.
+    #[error("{private_key} does not sign with {scheme}; take it off the key's `schemes`, and see the log")]
+    Unusable {
+        /// Where the private key is.
+        private_key: String,
+        /// The scheme.
+        scheme: SignatureScheme,
     },
     /// The private key cannot be used.
     #[error("{}: {cause}", file.display())]
@@ -215,10 +286,10 @@ pub enum KeyError {
         cause: InvalidPrivateKey,
     },
     /// What the private key signs, the certificate's key does not verify.
-    #[error("{} is not the private key of the first certificate in {}", private_key.display(), certificate_chain.display())]
+    #[error("{private_key} is not the private key of the first certificate in {}", certificate_chain.display())]
     Mismatch {
-        /// The private key's file.
-        private_key: PathBuf,
+        /// Where the private key is.
+        private_key: String,
         /// The chain's file.
         certificate_chain: PathBuf,
     },

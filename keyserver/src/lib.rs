@@ -12,6 +12,8 @@
 //!
 //! [`ticket_keys`] makes the keys under which edges seal tickets and sessions.
 //!
+//! [`memory`] keeps secrets from swap and core dumps.
+//!
 //! [`config`] is what the configuration file says and [`settings`] what it means; [`server`] puts everything together.
 
 pub mod authorize;
@@ -20,6 +22,7 @@ pub mod custody;
 mod expiry;
 pub mod key;
 pub mod lease;
+pub mod memory;
 pub mod metrics;
 pub mod operation;
 pub mod policy;

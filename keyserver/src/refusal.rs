@@ -45,6 +45,10 @@ pub enum Refusal {
     /// The private key could not be used to recover a master secret. The peer is told what it is told of a handshake
     /// that is wrong.
     RecoveryFailed,
+    /// The token that the key is in cannot be reached; another key server may have one that can.
+    TokenUnavailable,
+    /// Every session with the key's token was in use for as long as one may wait.
+    TokenBusy,
     /// The private key could not be used.
     SigningFailed,
     /// The signature made does not verify: a fault that must not leave, since it may give the key away.
@@ -79,6 +83,8 @@ impl Refusal {
             Self::KeyTransportRefused | Self::KeyTransportServerName | Self::RecoveryFailed => {
                 "the handshake is refused"
             }
+            Self::TokenUnavailable => "the key is not available here at this moment",
+            Self::TokenBusy => "too many operations with the key's token",
             Self::SigningFailed | Self::FaultySignature => "the operation failed",
         }
     }

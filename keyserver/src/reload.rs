@@ -81,7 +81,7 @@ impl Reload {
     }
 
     fn apply(&mut self, settings: Settings, cause: &Occasion) {
-        let Settings { files, config, channel, keys, authorizations, warnings, tickets: _ } = settings;
+        let Settings { files, config, channel, keys, tokens, authorizations, warnings, tickets: _ } = settings;
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
@@ -111,7 +111,7 @@ impl Reload {
         }
         let Config { edge, key, channel: channel_files, .. } = config;
         let config = Config { edge, key, channel: channel_files, ..self.running.config.clone() };
-        self.running = Arc::new(Running { files, config, channel, keys });
+        self.running = Arc::new(Running { files, config, channel, keys, tokens });
         self.warnings = warnings;
     }
 }
@@ -125,6 +125,8 @@ fn differing(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("metrics", running.metrics == loaded.metrics),
         ("limits", running.limits == loaded.limits),
         ("tickets", running.tickets == loaded.tickets),
+        ("memory", running.memory == loaded.memory),
+        ("token", running.token == loaded.token),
     ];
     parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
 }

@@ -20,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, Limits};
+use crate::custody::token::Tokens;
 use crate::expiry::Expiry;
 use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
@@ -82,14 +83,15 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
         let lanes = settings.lanes();
-        let Settings { files, config, channel, keys, authorizations, tickets, warnings } = settings;
+        let Settings { files, config, channel, keys, tokens, authorizations, tickets, warnings } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
         metrics.register(&mut registry);
         channel_metrics.register(&mut registry);
+        tokens.metrics().register(&mut registry);
         metrics.tickets.groups(&authorizations);
-        let running = Running { files, config, channel, keys };
+        let running = Running { files, config, channel, keys, tokens: tokens.clone() };
         let (config, channel) = (&running.config, ServerChannel::new(&running.channel));
         let limits = config.limits;
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
@@ -104,7 +106,7 @@ impl Server {
         let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
         let reload = Reload::new(running, warnings, into).map_err(StartError::Signal)?;
         let expiry = Expiry::new(authorizations.clone());
-        let background = Background { tickets, reload, expiry };
+        let background = Background { tickets, tokens, reload, expiry };
         Ok(Self {
             listener,
             address,
@@ -195,6 +197,7 @@ impl Addresses {
 #[derive(Debug)]
 struct Background {
     tickets: Option<Keeper>,
+    tokens: Tokens,
     reload: Reload,
     expiry: Expiry,
 }
@@ -210,6 +213,7 @@ impl Background {
         tokio::select! {
             never = service.follow_removals() => never,
             never = rotations => never,
+            never = self.tokens.follow() => never,
             never = self.reload.follow() => never,
             never = self.expiry.follow() => never,
         }

@@ -19,6 +19,10 @@ use keystead_program::watched::Snapshot;
 use crate::authorize::{Authorizations, Rights};
 use crate::config::grant::GrantConfig;
 use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
+use crate::custody::custodian::Custodian;
+use crate::custody::protection::{KeyProtection, Protected, ProtectionError};
+use crate::custody::secret::SecretSource;
+use crate::custody::token::{TokenConfig, TokenError, TokenFault, Tokens};
 use crate::key::{Key, KeyError};
 use crate::policy::{Budget, Grant, NotAfter, PolicyError};
 use crate::rate::Cost;
@@ -38,6 +42,8 @@ pub struct Settings {
     pub channel: ChannelMaterial,
     /// The keys, in the order of the configuration.
     pub keys: Vec<Arc<Key>>,
+    /// The tokens that keys may be in.
+    pub tokens: Tokens,
     /// Who may use them.
     pub authorizations: Authorizations,
     /// The ticket keys, where tickets are on.
@@ -57,6 +63,8 @@ pub struct Running {
     pub channel: ChannelMaterial,
     /// As in [`Settings`].
     pub keys: Vec<Arc<Key>>,
+    /// As in [`Settings`], with the sessions that are open.
+    pub tokens: Tokens,
 }
 
 impl Running {
@@ -77,15 +85,15 @@ impl Settings {
         let mut files = Snapshot::of(path);
         let config: Config = config::load(path)?;
         files.look_at(config.files(config::directory(path)));
-        let crypto = config.crypto;
-        let mut settings = Self::of(config, files, crypto, None)?;
+        let tokens = Tokens::load(&config.token, config::directory(path))?;
+        let mut settings = Self::of(config, files, tokens, None)?;
         settings.load_tickets(UnixTime::now())?;
         Ok(settings)
     }
 
     /// Reads the configuration file of `files` once more, and of what it names all that has changed since `running` was
-    /// loaded. `files` then has everything that was looked at, whatever is found. The cryptography and the ticket keys are
-    /// those that run.
+    /// loaded. `files` then has everything that was looked at, whatever is found. The cryptography, the tokens and the
+    /// ticket keys are those that run.
     ///
     /// # Errors
     /// [`SettingsError`] for the first part that is wrong.
@@ -93,10 +101,10 @@ impl Settings {
         let path = files.configuration().to_owned();
         let config: Config = config::load(&path)?;
         files.look_at(config.files(config::directory(&path)));
-        Self::of(config, files.clone(), running.config.crypto, Some(running))
+        Self::of(config, files.clone(), running.tokens.clone(), Some(running))
     }
 
-    fn of(config: Config, files: Snapshot, crypto: Crypto, running: Option<&Running>) -> Result<Self, SettingsError> {
+    fn of(config: Config, files: Snapshot, tokens: Tokens, running: Option<&Running>) -> Result<Self, SettingsError> {
         let directory = config::directory(files.configuration());
         config.log.check()?;
         check_limits(&config.limits)?;
@@ -104,10 +112,16 @@ impl Settings {
             Some(unchanged) => unchanged,
             None => ChannelMaterial::load(&config.channel, directory)?,
         };
-        let keys = keys::load(&config.key, crypto, &files, running)?;
+        let protection = KeyProtection::load(&config.key_protection, directory);
+        let protection = protection.map_err(SettingsError::KeyProtection)?;
+        let crypto = running.map_or(config.crypto, |running| running.config.crypto);
+        let custodian = Custodian { crypto, directory, protection, tokens };
+        let (keys, away) = keys::load(&config.key, &custodian, &files, running)?;
         let authorizations = authorize(&config.edge, &keys)?;
-        let warnings = warnings(&config, directory, &keys);
-        Ok(Self { files, config, channel, keys, authorizations, tickets: None, warnings })
+        let mut warnings = warnings(&config, directory, &keys);
+        warnings.extend(away);
+        let tokens = custodian.tokens;
+        Ok(Self { files, config, channel, keys, tokens, authorizations, tickets: None, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
@@ -128,7 +142,8 @@ impl Settings {
             (CostClass::Medium, limits.queue_medium),
             (CostClass::Heavy, limits.queue_heavy),
         ];
-        bounds.map(|(class, bound)| LaneConfig::of(class, threads, bound)).into()
+        let classes = bounds.map(|(class, bound)| LaneConfig::of(class, threads, bound));
+        classes.into_iter().chain(self.config.token.iter().map(TokenConfig::lane)).collect()
     }
 
     /// Which cryptography is used.
@@ -248,6 +263,23 @@ pub enum Warning {
          whoever records them and one day has the key reads them"
     )]
     KeyTransport(Arc<str>),
+    /// A private key that whoever gets the file has.
+    #[error("the private key of {0} is not encrypted; seal it with `keystead-keyserver key import`")]
+    PlainPrivateKey(Arc<str>),
+    /// Key transport with a token, of which nobody here knows how even its time is.
+    #[error(
+        "danger_rsa_key_transport of key {0}: that the raw RSA operation takes the same time for every ciphertext is up to \
+         its token"
+    )]
+    TokenKeyTransport(Arc<str>),
+    /// A key that cannot be used yet.
+    #[error("the key {key} is not ready: {fault}; it is tried again until it is")]
+    TokenAway {
+        /// The key's name.
+        key: Arc<str>,
+        /// What its token says.
+        fault: TokenFault,
+    },
     /// The clock does not fit the ticket keys.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
@@ -265,8 +297,14 @@ pub enum Warning {
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
-    let private_keys = config.key.iter().map(|key| &key.private_key).chain([&config.channel.private_key]);
-    let secrets = private_keys.chain(config.tickets.as_ref().map(|tickets| &tickets.state));
+    let private_keys = config.key.iter().filter_map(|key| key.private_key.as_ref());
+    let passphrases = config.key.iter().filter_map(|key| key.passphrase.as_ref());
+    let protection = [&config.key_protection.sealing_key, &config.key_protection.passphrase].into_iter().flatten();
+    let pins = config.token.iter().map(|token| &token.pin);
+    let secrets = private_keys
+        .chain([&config.channel.private_key])
+        .chain(passphrases.chain(protection).chain(pins).filter_map(SecretSource::file))
+        .chain(config.tickets.as_ref().map(|tickets| &tickets.state));
     let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let users = config.edge.iter().filter(|edge| !edge.revoked);
@@ -275,7 +313,12 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
         keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
-    readable.chain(outside).chain(unused).chain(transporting).chain(rights_over(&config.edge)).collect()
+    let plain = keys.iter().filter(|key| key.protected() == Some(Protected::Plain));
+    let plain = plain.map(|key| Warning::PlainPrivateKey(key.name().clone()));
+    let in_token = keys.iter().filter(|key| key.protected().is_none() && key.identity().allows_key_transport());
+    let in_token = in_token.map(|key| Warning::TokenKeyTransport(key.name().clone()));
+    let bounded = rights_over(&config.edge);
+    readable.chain(plain).chain(outside).chain(unused).chain(transporting).chain(in_token).chain(bounded).collect()
 }
 
 fn rights_over(edges: &[EdgeConfig]) -> impl Iterator<Item = Warning> {
@@ -339,6 +382,12 @@ pub enum SettingsError {
     /// The clock is far ahead of the ticket secret.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
+    /// The `[key_protection]` table.
+    #[error("[key_protection] {0}")]
+    KeyProtection(ProtectionError),
+    /// A `[[token]]` that cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A `[[key]]` that cannot be used.
     #[error("[[key]] {name}: {cause}")]
     Key {

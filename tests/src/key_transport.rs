@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::{Arc, LazyLock};
 
 use keystead_keyserver::config::KeyConfig;
+use keystead_keyserver::custody::custodian::Custodian;
 use keystead_keyserver::key::Key;
 use keystead_keyserver::lease::{LeaseLimits, Leases};
 use keystead_keyserver::operation::recover_master_secret::RecoverMasterSecret;
@@ -35,15 +36,11 @@ pub static KEY: LazyLock<Arc<Key>> = LazyLock::new(|| {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("key.key"), key.serialize_pem()).expect("written");
     fs::write(directory.path().join("key.pem"), certificate.pem()).expect("written");
-    let config = KeyConfig {
-        name: "key".to_owned(),
-        private_key: "key.key".into(),
-        certificate_chain: "key.pem".into(),
-        schemes: None,
-        ocsp_response: None,
-        danger_rsa_key_transport: true,
-    };
-    Key::load(&config, directory.path(), Crypto::Fast, &mut rand::rng()).expect("a key that loads").into()
+    let file = KeyConfig::in_file("key", "key.key", "key.pem");
+    let config = KeyConfig { danger_rsa_key_transport: true, ..file };
+    let custodian = Custodian::of_files(Crypto::Fast, directory.path());
+    let (key, _) = Key::load(&config, &custodian, &mut rand::rng()).expect("a key that loads");
+    Arc::new(key)
 });
 
 /// Everything that [`KEY`] is for.

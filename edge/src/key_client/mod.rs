@@ -146,8 +146,7 @@ impl KeyClient {
 
     /// Keeps all connections up, and tells `directory` what the key servers tell, until the set is dropped.
     pub fn keep_up(&self, directory: &Arc<Directory>) -> JoinSet<()> {
-        let mut tasks: JoinSet<()> =
-            self.links.iter().map(|link| link.clone().keep_up(directory.clone())).collect();
+        let mut tasks: JoinSet<()> = self.links.iter().map(|link| link.clone().keep_up(directory.clone())).collect();
         for server in &self.servers {
             let resolving = resolve::keep_resolved(server.clone(), self.resolve_interval);
             tasks.spawn(async { match resolving.await {} });

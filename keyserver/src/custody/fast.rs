@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::pem::{Encoding, PrivateKeyPem};
 use super::raw_rsa::RawRsaKey;
-use super::{Custody, InvalidPrivateKey, SigningFailed, Uses};
+use super::{Custody, InvalidPrivateKey, KeyFault, Uses};
 
 /// Takes a key into the memory of aws-lc, which wipes it when it is dropped.
 pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem, uses: Uses) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
@@ -62,7 +62,7 @@ fn raw_rsa(key: &PrivateKeyPem) -> Result<RawRsaKey, InvalidPrivateKey> {
 
 impl Custody for Rsa {
     /// aws-lc draws blinding and salt from its own generator.
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         let encoding: &'static dyn RsaEncoding = match scheme {
             SignatureScheme::RSA_PKCS1_SHA256 => &RSA_PKCS1_SHA256,
             SignatureScheme::RSA_PKCS1_SHA384 => &RSA_PKCS1_SHA384,
@@ -70,15 +70,15 @@ impl Custody for Rsa {
             SignatureScheme::RSA_PSS_RSAE_SHA256 => &RSA_PSS_SHA256,
             SignatureScheme::RSA_PSS_RSAE_SHA384 => &RSA_PSS_SHA384,
             SignatureScheme::RSA_PSS_RSAE_SHA512 => &RSA_PSS_SHA512,
-            _ => return Err(SigningFailed),
+            _ => return Err(KeyFault::Failed),
         };
         let mut signature = vec![0; self.pair.public_modulus_len()];
-        self.pair.sign(encoding, &SystemRandom::new(), message, &mut signature).map_err(|_| SigningFailed)?;
+        self.pair.sign(encoding, &SystemRandom::new(), message, &mut signature).map_err(|_| KeyFault::Failed)?;
         Ok(signature)
     }
 
-    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
-        self.raw.as_ref().ok_or(SigningFailed)?.transform(ciphertext)
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+        self.raw.as_ref().ok_or(KeyFault::Failed)?.transform(ciphertext)
     }
 }
 
@@ -102,11 +102,11 @@ fn ecdsa(
 
 impl Custody for Ecdsa {
     /// aws-lc draws the nonce from its own generator.
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         if scheme != self.scheme {
-            return Err(SigningFailed);
+            return Err(KeyFault::Failed);
         }
-        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| SigningFailed)?;
+        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| KeyFault::Failed)?;
         Ok(signature.as_ref().to_vec())
     }
 }
@@ -121,11 +121,11 @@ fn ed25519(key: &PrivateKeyPem) -> Result<Ed25519, InvalidPrivateKey> {
 }
 
 impl Custody for Ed25519 {
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         if scheme != SignatureScheme::ED25519 {
-            return Err(SigningFailed);
+            return Err(KeyFault::Failed);
         }
-        let signature = self.0.try_sign(message).map_err(|_| SigningFailed)?;
+        let signature = self.0.try_sign(message).map_err(|_| KeyFault::Failed)?;
         Ok(signature.as_ref().to_vec())
     }
 }

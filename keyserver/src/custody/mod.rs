@@ -1,17 +1,27 @@
 //! Where a private key lives.
 //!
-//! [`fast`] and [`portable`] hold it in memory. The rest of the key server knows a key only by what it can do.
+//! [`fast`] and [`portable`] hold it in memory, [`token`] is the way to those in PKCS#11 tokens. The rest of the key
+//! server knows a key only by what it can do. On its way into memory a key comes through [`pem`] and [`protection`], which
+//! opens what is [`encrypted`] or [`sealed`].
 
+pub mod custodian;
+pub mod encrypted;
 pub mod fast;
+pub mod material;
 pub mod pem;
 pub mod portable;
+pub mod protection;
 mod raw_rsa;
+pub mod sealed;
+pub mod secret;
+pub mod token;
 
 use keystead_program::crypto::Crypto;
 use keystead_tls::{KeyKind, SignatureScheme};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
+use crate::refusal::Refusal;
 use pem::PrivateKeyPem;
 
 /// A private key that can be used and not seen, nor printed.
@@ -20,18 +30,18 @@ pub trait Custody: Send + Sync {
     /// (RFC 8446 §4.2.3), ECDSA gives DER (RFC 8422 §5.4).
     ///
     /// # Errors
-    /// [`SigningFailed`] for a scheme that does not fit the key, and for what goes wrong where the key lives.
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed>;
+    /// [`KeyFault`] for a scheme that does not fit the key, and for what goes wrong where the key lives.
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault>;
 
     /// Raises `ciphertext` to the private exponent of an RSA key, in constant time and blinded (RFC 8017 §5.1.2). What
     /// comes out is as long as the modulus and is not looked at. `ciphertext` is as long as the modulus, and between 2
     /// and the modulus - 2.
     ///
     /// # Errors
-    /// [`SigningFailed`] for a key that was not taken for [`Uses::KeyTransport`], for other ciphertexts, and for what
+    /// [`KeyFault`] for a key that was not taken for [`Uses::KeyTransport`], for other ciphertexts, and for what
     /// goes wrong where the key lives.
-    fn raw_rsa(&self, _ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
-        Err(SigningFailed)
+    fn raw_rsa(&self, _ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+        Err(KeyFault::Failed)
     }
 }
 
@@ -44,10 +54,30 @@ pub enum Uses {
     KeyTransport,
 }
 
-/// The private key could not be used.
+/// Why a private key could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the private key could not be used")]
-pub struct SigningFailed;
+pub enum KeyFault {
+    /// It failed, or is not for this.
+    #[error("the private key could not be used")]
+    Failed,
+    /// The token that it is in cannot be reached, or does not have it.
+    #[error("the private key's token is not available")]
+    TokenUnavailable,
+    /// All sessions with the token that it is in were in use for as long as one may wait.
+    #[error("the private key's token is busy")]
+    TokenBusy,
+}
+
+impl KeyFault {
+    /// What a request is refused for; `failed` where the key itself failed.
+    pub(crate) fn refusal(self, failed: Refusal) -> Refusal {
+        match self {
+            Self::Failed => failed,
+            Self::TokenUnavailable => Refusal::TokenUnavailable,
+            Self::TokenBusy => Refusal::TokenBusy,
+        }
+    }
+}
 
 /// The bytes are no private key of the kind that the certificate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +88,9 @@ pub enum InvalidPrivateKey {
     /// The content does not parse, or not as a key of that kind, or its parts do not agree with each other.
     #[error("the private key is damaged or of another kind than the certificate's key")]
     Malformed,
+    /// A kind of key that is none of those for TLS here.
+    #[error("the private key is none of RSA with 2048 to 8192 bits, P-256, P-384 and Ed25519, or it is damaged")]
+    Unusable,
     /// Key transport with a key that cannot encrypt.
     #[error("danger_rsa_key_transport is for RSA keys alone")]
     KeyTransportNeedsRsa,

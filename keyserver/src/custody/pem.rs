@@ -2,6 +2,9 @@
 
 use pkcs8::SecretDocument;
 
+use super::encrypted;
+use super::sealed::{self, SealError, SealedKey};
+
 /// How the DER in a PEM section is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -20,7 +23,18 @@ pub struct PrivateKeyPem {
     der: SecretDocument,
 }
 
-impl PrivateKeyPem {
+/// The one private key of a PEM file.
+#[derive(Debug)]
+pub enum Section {
+    /// In the clear.
+    Plain(PrivateKeyPem),
+    /// An EncryptedPrivateKeyInfo (RFC 5958 §3).
+    Encrypted(SecretDocument),
+    /// Under a sealing key.
+    Sealed(SealedKey),
+}
+
+impl Section {
     /// Reads the one private key in `text`. Other sections, such as `EC PARAMETERS`, and text between them are passed
     /// over.
     ///
@@ -32,15 +46,30 @@ impl PrivateKeyPem {
         if sections.next().is_some() {
             return Err(PemError::SeveralPrivateKeys);
         }
+        // RFC 1421 §4.6: what OpenSSL wrote under a key that MD5 made of the passphrase.
+        if section.contains("\nDEK-Info:") {
+            return Err(PemError::Legacy);
+        }
+        if section.starts_with(&format!("-----BEGIN {}-----", sealed::LABEL)) {
+            let (_, bytes) = pkcs8::der::pem::decode_vec(section.as_bytes()).map_err(|_| PemError::Malformed)?;
+            return Ok(Self::Sealed(SealedKey::from_bytes(&bytes)?));
+        }
         let (label, der) = SecretDocument::from_pem(section).map_err(|_| PemError::Malformed)?;
         let encoding = match label {
             "PRIVATE KEY" => Encoding::Pkcs8,
             "RSA PRIVATE KEY" => Encoding::Pkcs1,
             "EC PRIVATE KEY" => Encoding::Sec1,
-            "ENCRYPTED PRIVATE KEY" => return Err(PemError::Encrypted),
+            encrypted::LABEL => return Ok(Self::Encrypted(der)),
             _ => return Err(PemError::UnknownLabel),
         };
-        Ok(Self { encoding, der })
+        Ok(Self::Plain(PrivateKeyPem { encoding, der }))
+    }
+}
+
+impl PrivateKeyPem {
+    /// A PrivateKeyInfo (RFC 5958 §2).
+    pub(super) fn from_pkcs8(der: SecretDocument) -> Self {
+        Self { encoding: Encoding::Pkcs8, der }
     }
 
     /// How the bytes are laid out.
@@ -79,13 +108,22 @@ pub enum PemError {
     /// Which of them counts would be anybody's guess.
     #[error("more than one private key in it")]
     SeveralPrivateKeys,
-    /// It is encrypted.
-    #[error("the private key is encrypted; decrypt it, for example with `openssl pkey`")]
-    Encrypted,
+    /// Encrypted as OpenSSL did before PKCS#8, with MD5.
+    #[error(
+        "the private key is encrypted in a legacy way (DEK-Info), which protects little; encrypt it anew with `openssl \
+         pkcs8 -topk8 -v2 aes256 -scrypt`"
+    )]
+    Legacy,
+    /// It is sealed, and damaged.
+    #[error(transparent)]
+    Sealed(#[from] SealError),
     /// The section is no PEM (RFC 7468).
     #[error("the private key is malformed PEM")]
     Malformed,
     /// A kind of key that is none of those for TLS.
-    #[error("the private key is none of PKCS#8 (PRIVATE KEY), PKCS#1 (RSA PRIVATE KEY) and SEC1 (EC PRIVATE KEY)")]
+    #[error(
+        "the private key is none of PKCS#8 (PRIVATE KEY, ENCRYPTED PRIVATE KEY), PKCS#1 (RSA PRIVATE KEY), SEC1 (EC \
+         PRIVATE KEY) and KEYSTEAD SEALED PRIVATE KEY"
+    )]
     UnknownLabel,
 }

@@ -9,7 +9,7 @@ use sha2::{Sha256, Sha384, Sha512};
 use signature::RandomizedSigner;
 
 use super::pem::{Encoding, PrivateKeyPem};
-use super::{Custody, InvalidPrivateKey, SigningFailed};
+use super::{Custody, InvalidPrivateKey, KeyFault};
 
 /// Takes a key into memory that is wiped when it is dropped.
 pub(super) fn take(kind: KeyKind, key: &PrivateKeyPem) -> Result<Box<dyn Custody>, InvalidPrivateKey> {
@@ -35,7 +35,7 @@ struct Rsa(rsa::PrivateKey);
 
 impl Custody for Rsa {
     /// `rng` gives the blinding, and the salt of RSA-PSS.
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         let signature = match scheme {
             SignatureScheme::RSA_PKCS1_SHA256 => self.0.pkcs1v15_sign_with_rng::<Sha256, _>(rng, message),
             SignatureScheme::RSA_PKCS1_SHA384 => self.0.pkcs1v15_sign_with_rng::<Sha384, _>(rng, message),
@@ -43,9 +43,9 @@ impl Custody for Rsa {
             SignatureScheme::RSA_PSS_RSAE_SHA256 => self.0.pss_sign_with_rng::<Sha256, _>(rng, message),
             SignatureScheme::RSA_PSS_RSAE_SHA384 => self.0.pss_sign_with_rng::<Sha384, _>(rng, message),
             SignatureScheme::RSA_PSS_RSAE_SHA512 => self.0.pss_sign_with_rng::<Sha512, _>(rng, message),
-            _ => return Err(SigningFailed),
+            _ => return Err(KeyFault::Failed),
         };
-        signature.map_err(|_| SigningFailed)
+        signature.map_err(|_| KeyFault::Failed)
     }
 }
 
@@ -69,12 +69,12 @@ macro_rules! ecdsa {
                 scheme: SignatureScheme,
                 message: &[u8],
                 rng: &mut dyn CryptoRng,
-            ) -> Result<Vec<u8>, SigningFailed> {
+            ) -> Result<Vec<u8>, KeyFault> {
                 if scheme != $scheme {
-                    return Err(SigningFailed);
+                    return Err(KeyFault::Failed);
                 }
                 let signature: $curve::ecdsa::DerSignature =
-                    self.0.try_sign_with_rng(rng, message).map_err(|_| SigningFailed)?;
+                    self.0.try_sign_with_rng(rng, message).map_err(|_| KeyFault::Failed)?;
                 Ok(signature.as_bytes().to_vec())
             }
         }
@@ -95,11 +95,11 @@ fn ed25519(key: &PrivateKeyPem) -> Result<Ed25519, InvalidPrivateKey> {
 
 impl Custody for Ed25519 {
     /// The nonce comes from the key and the message (RFC 8032 §5.1.6).
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         if scheme != SignatureScheme::ED25519 {
-            return Err(SigningFailed);
+            return Err(KeyFault::Failed);
         }
-        let signature = self.0.try_sign(message).map_err(|_| SigningFailed)?;
+        let signature = self.0.try_sign(message).map_err(|_| KeyFault::Failed)?;
         Ok(signature.to_bytes().to_vec())
     }
 }

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use aws_lc_sys::{RSA, RSA_NO_PADDING, RSA_decrypt, RSA_free, RSA_private_key_from_bytes, RSA_size};
 use zeroize::Zeroizing;
 
-use super::{InvalidPrivateKey, SigningFailed};
+use super::{InvalidPrivateKey, KeyFault};
 
 /// An RSA private key in the memory of aws-lc, which wipes it when it is freed.
 pub(super) struct RawRsaKey(NonNull<RSA>);
@@ -31,9 +31,9 @@ impl RawRsaKey {
     /// Raises `input` to the private exponent (RFC 8017 §5.1.2); the result is as long as the modulus.
     ///
     /// # Errors
-    /// [`SigningFailed`] for an input that is not as long as the modulus or not between 2 and the modulus - 2, where aws-lc
+    /// [`KeyFault`] for an input that is not as long as the modulus or not between 2 and the modulus - 2, where aws-lc
     /// does nothing, and for a fault.
-    pub(super) fn transform(&self, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+    pub(super) fn transform(&self, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         let mut output = Zeroizing::new(vec![0; self.modulus_length()]);
         let mut length = 0;
         // SAFETY: the key lives as long as `self`. Each buffer's pointer and length are those of one slice; `input` is
@@ -50,7 +50,7 @@ impl RawRsaKey {
                 RSA_NO_PADDING,
             )
         };
-        if done == 1 && length == output.len() { Ok(output) } else { Err(SigningFailed) }
+        if done == 1 && length == output.len() { Ok(output) } else { Err(KeyFault::Failed) }
     }
 
     fn modulus_length(&self) -> usize {

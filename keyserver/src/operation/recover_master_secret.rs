@@ -52,7 +52,8 @@ impl RecoverMasterSecret {
     ///
     /// # Errors
     /// [`Refusal::KeyTransportRefused`] for every cause but [`Refusal::KeyTransportServerName`], which is the grant's, and
-    /// [`Refusal::RecoveryFailed`], which is the key's. The peer is told the same of all three.
+    /// [`Refusal::RecoveryFailed`], which is the key's: the peer is told the same of all three. Those of the token that the
+    /// key is in come whatever the ciphertext.
     pub fn run(
         &self,
         grant: &Grant,
@@ -97,7 +98,7 @@ impl Handshake<'_> {
         let replacement = replacement.get(..modulus.len()).ok_or(Refusal::RecoveryFailed)?;
         let ciphertext = if is_ciphertext { self.encrypted_pre_master_secret } else { replacement };
 
-        let block = key.raw_rsa(ciphertext).map_err(|_| Refusal::RecoveryFailed)?;
+        let block = key.raw_rsa(ciphertext, rng).map_err(|fault| fault.refusal(Refusal::RecoveryFailed))?;
         Ok(pre_master_secret(&block, self.client_version, u8::from(is_ciphertext).into(), random))
     }
 

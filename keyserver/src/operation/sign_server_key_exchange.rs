@@ -56,7 +56,7 @@ impl SignServerKeyExchange {
         rng.fill_bytes(&mut server_random);
         let params = ServerEcdhParams { group: self.group, public: &self.public };
         let content = signed_content(&self.client_random, &server_random, &params);
-        let signature = key.sign(self.scheme, &content, rng).map_err(|_| Refusal::SigningFailed)?;
+        let signature = key.sign(self.scheme, &content, rng).map_err(|fault| fault.refusal(Refusal::SigningFailed))?;
         self.check_fault(key, provider, &content, &signature)?;
         Ok(Signed { server_random, signature })
     }

@@ -112,10 +112,10 @@ fn code(reason: Refusal) -> Code {
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
-        Refusal::QueueFull | Refusal::RateLimited => Code::ResourceExhausted,
+        Refusal::QueueFull | Refusal::RateLimited | Refusal::TokenBusy => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
-        Refusal::Stopping | Refusal::NoLane => Code::Unavailable,
+        Refusal::Stopping | Refusal::NoLane | Refusal::TokenUnavailable => Code::Unavailable,
         Refusal::SigningFailed | Refusal::FaultySignature => Code::Internal,
     }
 }

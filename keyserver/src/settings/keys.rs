@@ -7,36 +7,45 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use keystead_program::config;
-use keystead_program::crypto::Crypto;
 use keystead_program::watched::Snapshot;
 
-use super::{Running, SettingsError};
+use super::{Running, SettingsError, Warning};
 use crate::config::KeyConfig;
+use crate::custody::custodian::Custodian;
+use crate::custody::token::TokenFault;
 use crate::key::Key;
+
+/// The keys, and a warning for each whose token is away.
+type Loaded = (Vec<Arc<Key>>, Vec<Warning>);
 
 /// Loads each key, in the order of `configs`. One that `running` has, and whose entry and files are the same in `files`, is
 /// the one of `running`.
 pub(super) fn load(
     configs: &[KeyConfig],
-    crypto: Crypto,
+    custodian: &Custodian<'_>,
     files: &Snapshot,
     running: Option<&Running>,
-) -> Result<Vec<Arc<Key>>, SettingsError> {
+) -> Result<Loaded, SettingsError> {
     if configs.is_empty() {
         return Err(SettingsError::NoKeys);
     }
     check_names(configs)?;
     let directory = config::directory(files.configuration());
     let unchanged = running.map(|running| Unchanged::of(running, files, directory)).unwrap_or_default();
-    let keys = in_parallel(configs, |entry| match unchanged.find(entry) {
-        Some(key) => Ok(key),
-        None => Key::load(entry, directory, crypto, &mut rand::rng())
-            .map(Arc::new)
+    let loaded = in_parallel(configs, |entry| match unchanged.find(entry) {
+        Some(key) => Ok((key, None)),
+        None => Key::load(entry, custodian, &mut rand::rng())
+            .map(|(key, away)| (Arc::new(key), away))
             .map_err(|cause| SettingsError::Key { name: entry.name.clone(), cause }),
     });
-    let keys = keys.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let loaded = loaded.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let away = |(key, fault): &(Arc<Key>, Option<TokenFault>)| {
+        fault.clone().map(|fault| Warning::TokenAway { key: key.name().clone(), fault })
+    };
+    let warnings = loaded.iter().filter_map(away).collect();
+    let keys: Vec<_> = loaded.into_iter().map(|(key, _)| key).collect();
     check_ids(&keys)?;
-    Ok(keys)
+    Ok((keys, warnings))
 }
 
 fn check_names(configs: &[KeyConfig]) -> Result<(), SettingsError> {

@@ -9,7 +9,7 @@ use keystead_tls::{CipherSuite, SignatureScheme};
 
 use super::*;
 use crate::config::grant::GrantConfig;
-use crate::custody::{Custody, SigningFailed};
+use crate::custody::{Custody, KeyFault};
 use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES, Wrong};
 use crate::fixture::{EDGE_ONE, EDGE_TWO};
 use crate::lease::LeaseLimits;
@@ -324,11 +324,11 @@ fn a_client_that_does_not_speak_tls_1_2_is_refused() {
 struct AlwaysGood(Vec<u8>);
 
 impl Custody for AlwaysGood {
-    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
-        Err(SigningFailed)
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
+        Err(KeyFault::Failed)
     }
 
-    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         assert_eq!(ciphertext.len(), self.0.len());
         Ok(Zeroizing::new(self.0.clone()))
     }
@@ -367,7 +367,7 @@ fn a_key_for_signing_has_no_raw_operation() {
     let files = crate::fixture::Files::new();
     files.write_key("key", crate::fixture::rsa(), &crate::fixture::rsa().serialize_pem());
     let signing = files.load_key("key", keystead_program::crypto::Crypto::Fast, None).unwrap();
-    assert!(signing.raw_rsa(&[5; 256]).is_err());
+    assert!(signing.raw_rsa(&[5; 256], &mut rand::rng()).is_err());
     let key_server = KeyServer::with(signing);
     let request = key_server.good(Form::PLAIN).request();
     assert_eq!(key_server.ask(&request).err(), Some(Refusal::RecoveryFailed));

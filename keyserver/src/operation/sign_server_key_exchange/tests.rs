@@ -4,7 +4,7 @@ use keystead_program::crypto::Crypto;
 use keystead_tls::crypto::{FAST, PORTABLE};
 
 use super::*;
-use crate::custody::{Custody, SigningFailed};
+use crate::custody::{Custody, KeyFault};
 use crate::fixture::{Files, Kind};
 fn request(scheme: SignatureScheme) -> SignServerKeyExchange {
     SignServerKeyExchange {
@@ -86,7 +86,7 @@ fn only_points_of_known_groups_are_signed() {
 struct Faulty(Box<dyn Custody>);
 
 impl Custody for Faulty {
-    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         let mut signature = self.0.sign(scheme, message, rng)?;
         signature[100] ^= 1;
         Ok(signature)

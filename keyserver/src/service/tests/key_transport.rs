@@ -11,7 +11,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::custody::{Custody, SigningFailed};
+use crate::custody::{Custody, KeyFault};
 use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES};
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 
@@ -248,10 +248,10 @@ impl Stuck {
 }
 
 impl Custody for Stuck {
-    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         self.entered.store(true, Ordering::SeqCst);
         let _ = self.until_let_go.lock().unwrap().recv();
-        Err(SigningFailed)
+        Err(KeyFault::Failed)
     }
 }
 
@@ -307,11 +307,11 @@ async fn a_lease_that_waited_while_its_edge_was_removed_is_none() {
 struct Faulty(Box<dyn Custody>);
 
 impl Custody for Faulty {
-    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
-        Err(SigningFailed)
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
+        Err(KeyFault::Failed)
     }
 
-    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
+    fn raw_rsa(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
         let mut block = self.0.raw_rsa(ciphertext)?;
         block[250] ^= 0x10;
         Ok(block)
@@ -322,12 +322,12 @@ impl Custody for Faulty {
 struct Failing;
 
 impl Custody for Failing {
-    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, SigningFailed> {
-        Err(SigningFailed)
+    fn sign(&self, _: SignatureScheme, _: &[u8], _: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
+        Err(KeyFault::Failed)
     }
 
-    fn raw_rsa(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, SigningFailed> {
-        Err(SigningFailed)
+    fn raw_rsa(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyFault> {
+        Err(KeyFault::Failed)
     }
 }
 
