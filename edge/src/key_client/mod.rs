@@ -24,6 +24,7 @@ mod stream;
 mod telemetry;
 mod verdict;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -146,13 +147,20 @@ impl KeyClient {
 
     /// Keeps all connections up, and tells `directory` what the key servers tell, until the set is dropped.
     pub fn keep_up(&self, directory: &Arc<Directory>) -> JoinSet<()> {
-        let mut tasks: JoinSet<()> =
-            self.links.iter().map(|link| link.clone().keep_up(directory.clone())).collect();
+        let mut tasks: JoinSet<()> = self.links.iter().map(|link| link.clone().keep_up(directory.clone())).collect();
         for server in &self.servers {
             let resolving = resolve::keep_resolved(server.clone(), self.resolve_interval);
             tasks.spawn(async { match resolving.await {} });
         }
         tasks
+    }
+
+    /// The name of this key server leads to these addresses, until it is looked up again. An address in place of a name is
+    /// looked up once.
+    pub fn lead_to(&self, server: ServerIndex, addresses: Vec<SocketAddr>) {
+        if let Some(server) = self.servers.get(server.0) {
+            server.addresses.send_replace(addresses);
+        }
     }
 
     /// Begins to ask for a signature, which must be there by `deadline` and in no more than the configured time.
