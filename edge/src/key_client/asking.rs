@@ -112,7 +112,7 @@ impl<'c> Asking<'c> {
             match self.next_event().await {
                 Event::Answered(index, outcome) => match outcome.and_then(answer::signed_params) {
                     Ok(signed) => {
-                        self.answered(index);
+                        self.answered = Some(index);
                         return Ok(signed);
                     }
                     Err(fault) => self.failed(index, fault)?,
@@ -123,10 +123,30 @@ impl<'c> Asking<'c> {
         }
     }
 
-    /// The signature is right.
-    pub fn accepted(self) {
-        if let Some(answered) = self.answered.and_then(|index| self.tries.get(index)) {
-            self.client.judge_right(&self.key, &answered.sent);
+    /// The signature is right. What else is under way is not waited for.
+    pub fn accepted(mut self) {
+        let Some((index, winner)) = self.answered.and_then(|index| Some((index, self.tries.get(index)?))) else {
+            return;
+        };
+        let (client, winner_began) = (self.client, winner.sent.began);
+        let elapsed = KeyClient::measure(&self.key, &winner.sent);
+        client.judge_right(&self.key, &winner.sent);
+        client.server_of(winner.link).inspect(|server| server.tries.answered(elapsed));
+        client.telemetry.key_server_answered(self.began.elapsed());
+        if winner.is_hedge {
+            client.telemetry.tries.hedged(Hedge::Won);
+        }
+        for (other, tried) in self.tries.iter_mut().enumerate() {
+            if tried.awaited.take().is_none() || other == index {
+                continue;
+            }
+            if tried.is_hedge {
+                client.telemetry.tries.hedged(Hedge::Lost);
+            }
+            if tried.sent.began < winner_began && !tried.is_charged {
+                KeyClient::measure(&self.key, &tried.sent);
+                client.judge_outrun(&self.key, &tried.sent);
+            }
         }
     }
 
@@ -233,31 +253,6 @@ impl<'c> Asking<'c> {
             Err(_elapsed) if wake == self.deadline => Event::OutOfTime,
             Err(_elapsed) => Event::Late,
         }
-    }
-
-    /// The first good answer. What else is under way is not waited for.
-    fn answered(&mut self, index: usize) {
-        let Some(winner) = self.tries.get(index) else { return };
-        let elapsed = KeyClient::measure(&self.key, &winner.sent);
-        self.client.server_of(winner.link).inspect(|server| server.tries.answered(elapsed));
-        self.client.telemetry.key_server_answered(self.began.elapsed());
-        if winner.is_hedge {
-            self.client.telemetry.tries.hedged(Hedge::Won);
-        }
-        let winner_began = winner.sent.began;
-        for (other, tried) in self.tries.iter_mut().enumerate() {
-            if tried.awaited.take().is_none() || other == index {
-                continue;
-            }
-            if tried.is_hedge {
-                self.client.telemetry.tries.hedged(Hedge::Lost);
-            }
-            if tried.sent.began < winner_began && !tried.is_charged {
-                KeyClient::measure(&self.key, &tried.sent);
-                self.client.judge_outrun(&self.key, &tried.sent);
-            }
-        }
-        self.answered = Some(index);
     }
 
     /// A try has failed. On success another is under way.

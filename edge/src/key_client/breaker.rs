@@ -193,109 +193,114 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::time::advance;
 
     const TOLERANCE: Tolerance =
         Tolerance { failures: 3, shortest: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
-    fn fail(breaker: &Breaker) -> Failed {
-        breaker.failed(Weight::Full, Instant::now(), Instant::now(), u32::MAX)
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
-    fn opened() -> Breaker {
+    fn fail(breaker: &Breaker, now: Instant) -> Failed {
+        breaker.failed(Weight::Full, now, now, u32::MAX)
+    }
+
+    /// A breaker that has opened for a second.
+    fn opened(now: Instant) -> Breaker {
         let breaker = Breaker::new(TOLERANCE);
-        assert_eq!([fail(&breaker), fail(&breaker)], [Failed::Noted; 2]);
-        assert_eq!(fail(&breaker), Failed::Opened(Duration::from_secs(1)));
+        assert_eq!([fail(&breaker, now), fail(&breaker, now)], [Failed::Noted; 2]);
+        assert_eq!(fail(&breaker, now), Failed::Opened(seconds(1)));
         breaker
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_in_a_row_open_it_and_others_do_not() {
-        let breaker = Breaker::new(TOLERANCE);
+    #[test]
+    fn failures_in_a_row_open_it_and_others_do_not() {
+        let (breaker, now) = (Breaker::new(TOLERANCE), Instant::now());
         for _ in 0..10 {
-            assert_eq!([fail(&breaker), fail(&breaker)], [Failed::Noted; 2]);
-            assert!(!breaker.succeeded(Instant::now()));
+            assert_eq!([fail(&breaker, now), fail(&breaker, now)], [Failed::Noted; 2]);
+            assert!(!breaker.succeeded(now));
         }
-        assert_eq!(breaker.status(Instant::now()), Status::Closed);
-        assert_eq!(opened().status(Instant::now()), Status::Open);
+        assert_eq!(breaker.status(now), Status::Closed);
+        assert_eq!(opened(now).status(now), Status::Open);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn being_slower_says_half_as_much() {
-        let breaker = Breaker::new(TOLERANCE);
-        let outrun = || breaker.failed(Weight::Half, Instant::now(), Instant::now(), 0);
+    #[test]
+    fn being_slower_says_half_as_much() {
+        let (breaker, now) = (Breaker::new(TOLERANCE), Instant::now());
+        let outrun = || breaker.failed(Weight::Half, now, now, 0);
         for _ in 0..5 {
             assert_eq!(outrun(), Failed::Noted);
         }
         assert_eq!(outrun(), Failed::Opened(Duration::from_millis(500)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_probe_at_a_time_tells_whether_all_is_well_again() {
-        let breaker = opened();
-        assert!(!breaker.probe(Instant::now()));
-        advance(Duration::from_secs(1)).await;
-        assert_eq!(breaker.status(Instant::now()), Status::Due { since: Instant::now() });
-        assert!(breaker.probe(Instant::now()));
-        assert!(!breaker.probe(Instant::now()));
-        assert_eq!(breaker.status(Instant::now()), Status::Open);
-        assert!(breaker.succeeded(Instant::now()));
-        assert_eq!(breaker.status(Instant::now()), Status::Closed);
+    #[test]
+    fn one_probe_at_a_time_tells_whether_all_is_well_again() {
+        let now = Instant::now();
+        let (breaker, due) = (opened(now), now + seconds(1));
+        assert!(!breaker.probe(now));
+        assert_eq!(breaker.status(due), Status::Due { since: due });
+        assert!(breaker.probe(due));
+        assert!(!breaker.probe(due));
+        assert_eq!(breaker.status(due), Status::Open);
+        assert!(breaker.succeeded(due));
+        assert_eq!(breaker.status(due), Status::Closed);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_comes_to_no_end_is_followed_by_another() {
-        let breaker = opened();
-        for _ in 0..3 {
-            advance(Duration::from_secs(1)).await;
-            assert!(breaker.probe(Instant::now()));
+    #[test]
+    fn a_probe_that_comes_to_no_end_is_followed_by_another() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        for time in 1..4 {
+            assert!(breaker.probe(now + seconds(time)));
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn each_probe_that_fails_doubles_the_time_up_to_the_longest() {
-        let breaker = opened();
-        for seconds in [2, 4, 8, 16, 30, 30] {
-            advance(Duration::from_secs(60)).await;
-            assert!(breaker.probe(Instant::now()));
-            assert_eq!(fail(&breaker), Failed::StillOpen(Duration::from_secs(seconds)));
+    #[test]
+    fn each_probe_that_fails_doubles_the_time_up_to_the_longest() {
+        let mut now = Instant::now();
+        let breaker = opened(now);
+        for time in [2, 4, 8, 16, 30, 30] {
+            now += seconds(60);
+            assert!(breaker.probe(now));
+            assert_eq!(fail(&breaker, now), Failed::StillOpen(seconds(time)));
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_of_what_was_under_way_when_it_opened_prolong_nothing() {
-        let breaker = Breaker::new(TOLERANCE);
-        let began = Instant::now();
-        advance(Duration::from_millis(1)).await;
-        let fail = || breaker.failed(Weight::Full, began, Instant::now(), u32::MAX);
-        let failures: Vec<_> = (0..100).map(|_| fail()).collect();
+    #[test]
+    fn failures_of_what_was_under_way_when_it_opened_prolong_nothing() {
+        let (breaker, began) = (Breaker::new(TOLERANCE), Instant::now());
+        let now = began + Duration::from_millis(1);
+        let failures: Vec<_> = (0..100).map(|_| breaker.failed(Weight::Full, began, now, u32::MAX)).collect();
         assert_eq!(failures.iter().filter(|failed| **failed != Failed::Noted).count(), 1);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_begins_with_the_shortest_time_after_it_was_well_for_long() {
-        let breaker = opened();
-        assert!(breaker.succeeded(Instant::now()));
-        for (well_for, seconds) in [(10, 2), (31, 1)] {
-            advance(Duration::from_secs(well_for)).await;
-            let last = (0..3).map(|_| fail(&breaker)).last();
-            assert_eq!(last, Some(Failed::Opened(Duration::from_secs(seconds))), "well for {well_for} s");
-            breaker.succeeded(Instant::now());
+    #[test]
+    fn it_begins_with_the_shortest_time_after_it_was_well_for_long() {
+        let mut now = Instant::now();
+        let breaker = opened(now);
+        assert!(breaker.succeeded(now));
+        for (well_for, time) in [(10, 2), (31, 1)] {
+            now += seconds(well_for);
+            let last = (0..3).map(|_| fail(&breaker, now)).last();
+            assert_eq!(last, Some(Failed::Opened(seconds(time))), "well for {well_for} s");
+            breaker.succeeded(now);
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn times_spread_over_half_of_their_length() {
-        let breaker = Breaker::new(TOLERANCE);
-        let last = (0..3).map(|_| breaker.failed(Weight::Full, Instant::now(), Instant::now(), 0)).last();
+    #[test]
+    fn times_spread_over_half_of_their_length() {
+        let (breaker, now) = (Breaker::new(TOLERANCE), Instant::now());
+        let last = (0..3).map(|_| breaker.failed(Weight::Full, now, now, 0)).last();
         assert_eq!(last, Some(Failed::Opened(Duration::from_millis(500))));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_can_be_had_sooner() {
-        let breaker = opened();
-        breaker.hurry(Instant::now());
-        assert!(breaker.probe(Instant::now()));
+    #[test]
+    fn a_probe_can_be_had_sooner() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        breaker.hurry(now);
+        assert!(breaker.probe(now));
         assert!(breaker.is_open());
     }
 }

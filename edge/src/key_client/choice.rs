@@ -116,7 +116,7 @@ pub(super) fn choose<'l>(links: &'l [Arc<Link>], wanted: &Wanted<'_>) -> Option<
         if view.due_since.is_some() && view.holding == Holding::Held && wanted.purpose == Purpose::First {
             due.get_or_insert((link, view.slot));
         }
-        pair.add(class, Candidate { link, view });
+        pair.add(class, (link, view));
     }
     if let Some((link, slot)) = due.filter(|_| pair.is_good())
         && wanted.probe(link, slot)
@@ -148,50 +148,47 @@ impl Wanted<'_> {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Candidate<'l> {
-    link: &'l Arc<Link>,
-    view: View,
-}
-
-impl Candidate<'_> {
-    /// How long a request would wait here, as far as can be told.
-    fn cost(&self, wanted: &Wanted<'_>) -> Option<f64> {
-        let seconds = wanted.key.known_at(self.view.slot)?.seconds(wanted.now)?;
-        Some(seconds * (self.view.in_flight + 1) as f64)
-    }
+/// How long a request would wait there, as far as can be told.
+fn cost(view: &View, wanted: &Wanted<'_>) -> Option<f64> {
+    let seconds = wanted.key.known_at(view.slot)?.seconds(wanted.now)?;
+    Some(seconds * (view.in_flight + 1) as f64)
 }
 
 /// Two links of the best class that was seen, of different peers where there are two, each pair of peers as likely as any other.
-#[derive(Default)]
-struct Pair<'l> {
+struct Pair<L> {
     class: Option<Class>,
-    one: Option<Candidate<'l>>,
-    two: Option<Candidate<'l>>,
+    one: Option<(L, View)>,
+    two: Option<(L, View)>,
     /// Peers of this class that were seen.
     peers: usize,
 }
 
-impl<'l> Pair<'l> {
-    fn add(&mut self, class: Class, candidate: Candidate<'l>) {
+impl<L> Default for Pair<L> {
+    fn default() -> Self {
+        Self { class: None, one: None, two: None, peers: 0 }
+    }
+}
+
+impl<L> Pair<L> {
+    fn add(&mut self, class: Class, (link, view): (L, View)) {
         match self.class {
             Some(best) if best < class => return,
             Some(best) if best == class => {}
             Some(_) | None => *self = Self { class: Some(class), ..Self::default() },
         }
-        for slot in [&mut self.one, &mut self.two] {
-            match slot {
-                Some(other) if other.view.slot == candidate.view.slot => {
-                    let is_less = candidate.view.in_flight < other.view.in_flight;
+        for place in [&mut self.one, &mut self.two] {
+            match place {
+                Some((_, other)) if other.slot == view.slot => {
+                    let is_less = view.in_flight < other.in_flight;
                     // Connections that have as little to do take turns.
-                    if is_less || (candidate.view.in_flight == other.view.in_flight && rand::random()) {
-                        *other = candidate;
+                    if is_less || (view.in_flight == other.in_flight && rand::random()) {
+                        *place = Some((link, view));
                     }
                     return;
                 }
                 Some(_) => {}
                 None => {
-                    *slot = Some(candidate);
+                    *place = Some((link, view));
                     self.peers += 1;
                     return;
                 }
@@ -200,8 +197,8 @@ impl<'l> Pair<'l> {
         // Connections to one peer follow one another.
         self.peers += 1;
         match rand::random_range(0..self.peers) {
-            0 => self.one = Some(candidate),
-            1 => self.two = Some(candidate),
+            0 => self.one = Some((link, view)),
+            1 => self.two = Some((link, view)),
             _ => {}
         }
     }
@@ -210,15 +207,159 @@ impl<'l> Pair<'l> {
         matches!(self.class, Some((Holding::Held, _, Fitness::Good)))
     }
 
-    fn less_busy(self, wanted: &Wanted<'_>) -> Option<&'l Arc<Link>> {
-        let one = self.one?;
-        let Some(two) = self.two else { return Some(one.link) };
-        let (cost_one, cost_two) = match (one.cost(wanted), two.cost(wanted)) {
+    fn less_busy(self, wanted: &Wanted<'_>) -> Option<L> {
+        let (one, view_one) = self.one?;
+        let Some((two, view_two)) = self.two else { return Some(one) };
+        let (cost_one, cost_two) = match (cost(&view_one, wanted), cost(&view_two, wanted)) {
             (Some(one), Some(two)) => (one, two),
             // Where one was not measured, both count by what they have to do.
-            (Some(_) | None, Some(_) | None) => (one.view.in_flight as f64, two.view.in_flight as f64),
+            (Some(_) | None, Some(_) | None) => (view_one.in_flight as f64, view_two.in_flight as f64),
         };
         let takes_one = if cost_one == cost_two { rand::random() } else { cost_one < cost_two };
-        Some(if takes_one { one.link } else { two.link })
+        Some(if takes_one { one } else { two })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::key_client::breaker::{Breaker, Failed, Weight};
+    use crate::key_client::held::HeldKeys;
+    use crate::key_client::key_state::KeyStates;
+    use crate::key_client::key_state::tests::shape;
+    use crate::key_client::peer::tests::{address, server};
+    use crate::telemetry::LeaseTelemetry;
+    use keystead_proto::v1;
+    use tokio::sync::mpsc;
+
+    const KEY: KeyId = KeyId([1; 32]);
+
+    fn key() -> Arc<KeyState> {
+        KeyStates::new(shape()).of(KEY)
+    }
+
+    fn wanted(key: &KeyState, purpose: Purpose) -> Wanted<'_> {
+        Wanted { key_id: KEY, key, purpose, asked: &[], now: Instant::now() }
+    }
+
+    fn view(slot: usize, in_flight: usize) -> View {
+        View { holding: Holding::Held, fitness: Fitness::Good, due_since: None, slot, in_flight, leases: 0 }
+    }
+
+    /// The slot and the load of what is chosen, of links that are alike in all else.
+    fn chosen(views: &[View], wanted: &Wanted<'_>) -> Option<(usize, usize)> {
+        let mut pair = Pair::default();
+        for view in views {
+            if let Some(class) = wanted.class(view) {
+                pair.add(class, ((view.slot, view.in_flight), *view));
+            }
+        }
+        pair.less_busy(wanted)
+    }
+
+    #[test]
+    fn of_two_the_less_busy_is_asked() {
+        let key = key();
+        let wanted = wanted(&key, Purpose::First);
+        for _ in 0..100 {
+            assert_eq!(chosen(&[view(0, 3), view(0, 1), view(1, 5), view(1, 2)], &wanted), Some((0, 1)));
+        }
+        assert_eq!(chosen(&[], &wanted), None);
+    }
+
+    #[test]
+    fn the_busiest_of_three_is_never_asked_and_the_other_two_are() {
+        let key = key();
+        let wanted = wanted(&key, Purpose::First);
+        let views = [view(0, 1), view(0, 1), view(1, 9), view(1, 9), view(2, 0), view(2, 0)];
+        let mut asked = [0; 3];
+        for _ in 0..3000 {
+            let (slot, _) = chosen(&views, &wanted).unwrap();
+            *asked.get_mut(slot).unwrap() += 1;
+        }
+        // Each pair is drawn in a third of the cases.
+        assert_eq!(asked[1], 0);
+        assert!((800..1200).contains(&asked[0]) && (1800..2200).contains(&asked[2]), "{asked:?}");
+    }
+
+    #[test]
+    fn what_a_request_costs_there_counts_and_not_the_number_alone() {
+        let key = key();
+        key.at(0).unwrap().record(Duration::from_millis(1), Instant::now());
+        key.at(1).unwrap().record(Duration::from_millis(50), Instant::now());
+        let wanted = wanted(&key, Purpose::First);
+        assert_eq!(chosen(&[view(0, 8), view(1, 0)], &wanted), Some((0, 8)));
+        // The third was not measured.
+        assert_eq!(chosen(&[view(0, 8), view(2, 0)], &wanted), Some((2, 0)));
+    }
+
+    #[test]
+    fn each_thing_that_speaks_against_a_link_weighs_more_than_the_one_before() {
+        let key = key();
+        let fit = |fitness, slot| View { fitness, ..view(slot, 0) };
+        let ranks = [Fitness::Good, Fitness::Avoided, Fitness::BreakerOpen, Fitness::Ejected, Fitness::Full];
+        let views: Vec<_> = ranks.into_iter().enumerate().map(|(slot, fitness)| fit(fitness, slot)).collect();
+        for best in 0..views.len() {
+            let left = views.get(best..).unwrap();
+            assert_eq!(chosen(left, &wanted(&key, Purpose::First)), Some((best, 0)));
+            let hedged = (best < 2).then_some((best, 0));
+            assert_eq!(chosen(left, &wanted(&key, Purpose::Hedge)), hedged, "nobody is hedged to who fails");
+        }
+        let holds = |holding, slot| View { holding, ..view(slot, 0) };
+        let ejected = fit(Fitness::Ejected, 2);
+        let views = [holds(Holding::NotHeld, 0), holds(Holding::NotTold, 1), ejected];
+        assert_eq!(chosen(&views, &wanted(&key, Purpose::First)), Some((2, 0)));
+        assert_eq!(chosen(&views[..1], &wanted(&key, Purpose::First)), Some((0, 0)));
+        assert_eq!(chosen(&views[..1], &wanted(&key, Purpose::Retry)), None);
+        assert_eq!(chosen(&views[1..2], &wanted(&key, Purpose::Hedge)), None);
+    }
+
+    #[test]
+    fn other_key_servers_are_tried_and_the_only_one_once_more() {
+        let key = key();
+        let again = |asked, purpose| Wanted { asked, ..wanted(&key, purpose) };
+        let views = [view(0, 0), view(1, 9)];
+        assert_eq!(chosen(&views, &again(&[(0, 0)], Purpose::Retry)), Some((1, 9)));
+        assert_eq!(chosen(&views[..1], &again(&[(0, 0)], Purpose::Retry)), Some((0, 0)));
+        assert_eq!(chosen(&views[..1], &again(&[(0, 0)], Purpose::Hedge)), None);
+        assert_eq!(chosen(&views[..1], &again(&[(0, 0), (1, 0)], Purpose::Retry)), None);
+    }
+
+    fn stream(peer: usize) -> RequestStream {
+        let (requests, _) = mpsc::channel(1);
+        let peer = server(0, peer..peer + 1).peer(address(1));
+        let stream = RequestStream::new((peer, 0), requests, 8, LeaseTelemetry::default());
+        let identity = v1::Identity { key_id: KEY.0.to_vec(), ..v1::Identity::default() };
+        stream.hold(HeldKeys::read(&v1::Identities { identities: vec![identity] }));
+        stream
+    }
+
+    fn open(breaker: &Breaker, now: Instant) {
+        let last = (0..3).map(|_| breaker.failed(Weight::Full, now, now, u32::MAX)).last();
+        assert_eq!(last, Some(Failed::Opened(Duration::from_secs(1))));
+        assert!(breaker.is_open());
+    }
+
+    #[test]
+    fn a_link_is_as_fit_as_what_is_known_says() {
+        let (key, stream, now) = (key(), stream(1), Instant::now());
+        let view_at = |now| View::of(&stream, Need::Signing(KEY), &key, now);
+        let view = || view_at(now);
+        assert_eq!((view().holding, view().fitness, view().slot), (Holding::Held, Fitness::Good, 1));
+        stream.serve(false);
+        assert_eq!(view().fitness, Fitness::Avoided);
+        stream.serve(true);
+        assert_eq!(view().fitness, Fitness::Good);
+        open(&key.at(1).unwrap().breaker, now);
+        assert_eq!((view().fitness, view().due_since), (Fitness::BreakerOpen, None));
+        open(&stream.peer.breaker, now);
+        assert_eq!(view().fitness, Fitness::Ejected);
+        let due = now + Duration::from_secs(1);
+        assert_eq!((view_at(due).fitness, view_at(due).due_since), (Fitness::Ejected, Some(due)));
+        let _places = [key.place(0), key.place(0)];
+        assert_eq!((view_at(due).fitness, view_at(due).due_since), (Fitness::Full, None));
     }
 }

@@ -170,7 +170,6 @@ impl KeyAtPeer {
 pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use tokio::time::advance;
 
     pub(crate) fn shape() -> Shape {
         let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -196,16 +195,15 @@ pub(super) mod tests {
         assert!(slow.place(2).is_none(), "there is no such link");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_average_follows_what_is_measured_and_fades_without() {
-        let key = KeyAtPeer::new(shape().tolerance);
-        assert_eq!(key.seconds(Instant::now()), None);
-        key.record(Duration::from_secs(1), Instant::now());
-        assert_eq!(key.seconds(Instant::now()), Some(1.0));
-        key.record(Duration::ZERO, Instant::now());
-        assert_eq!(key.seconds(Instant::now()), Some(0.8));
-        advance(HALF_LIFE).await;
-        let faded = key.seconds(Instant::now()).unwrap();
+    #[test]
+    fn the_average_follows_what_is_measured_and_fades_without() {
+        let (key, now) = (KeyAtPeer::new(shape().tolerance), Instant::now());
+        assert_eq!(key.seconds(now), None);
+        key.record(Duration::from_secs(1), now);
+        assert_eq!(key.seconds(now), Some(1.0));
+        key.record(Duration::ZERO, now);
+        assert_eq!(key.seconds(now), Some(0.8));
+        let faded = key.seconds(now + HALF_LIFE).unwrap();
         assert!((faded - 0.4).abs() < 0.001, "{faded}");
     }
 }

@@ -144,28 +144,29 @@ impl Link {
     /// stand there and nobody where this one would.
     async fn successor(self: &Arc<Self>, address: SocketAddr, directory: &Arc<Directory>) -> Connection {
         let mut addresses = self.server.addresses.subscribe();
-        addresses.mark_unchanged();
         loop {
-            if addresses.changed().await.is_err() {
-                return std::future::pending().await;
-            }
             let now = addresses.borrow_and_update().clone();
-            let is_gone = !now.contains(&address);
-            let candidates: Vec<_> = match order(&now, self.turn).next() {
-                Some(preferred) if !is_gone && self.server.is_crowded(address, preferred) => vec![preferred],
-                Some(_) | None if !is_gone => continue,
-                Some(_) | None => order(&now, self.turn).collect(),
-            };
-            if is_gone {
-                tracing::info!(key_server = %self.server.name, %address, "the name leads elsewhere");
-            }
-            for candidate in candidates {
+            for candidate in self.better_addresses(address, &now) {
                 match self.connect_to(candidate, directory).await {
                     Ok(connection) => return connection,
                     Err(cause) => tracing::debug!(address = %candidate, %cause, "the connection stays where it is"),
                 }
             }
+            if addresses.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
+    }
+
+    /// Where a connection that stands at `address` should stand, the name leading to `addresses`.
+    fn better_addresses(&self, address: SocketAddr, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let mut ordered = order(addresses, self.turn);
+        if !addresses.contains(&address) {
+            tracing::info!(key_server = %self.server.name, %address, "the name leads elsewhere");
+            return ordered.collect();
+        }
+        let preferred = ordered.next().filter(|preferred| self.server.is_crowded(address, *preferred));
+        preferred.into_iter().collect()
     }
 
     /// Connects to the first of the addresses that lets it.

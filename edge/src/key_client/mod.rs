@@ -24,6 +24,7 @@ mod stream;
 mod telemetry;
 mod verdict;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -152,6 +153,14 @@ impl KeyClient {
             tasks.spawn(async { match resolving.await {} });
         }
         tasks
+    }
+
+    /// The name of this key server leads to these addresses, until it is looked up again. An address in place of a name is
+    /// looked up once.
+    pub fn lead_to(&self, server: ServerIndex, addresses: Vec<SocketAddr>) {
+        if let Some(server) = self.servers.get(server.0) {
+            server.addresses.send_replace(addresses);
+        }
     }
 
     /// Begins to ask for a signature, which must be there by `deadline` and in no more than the configured time.

@@ -203,8 +203,8 @@ pub(super) mod tests {
         assert_eq!((one.slot, two.slot), (2, 3));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_slot_that_no_connection_needs_goes_to_the_next_address() {
+    #[test]
+    fn a_slot_that_no_connection_needs_goes_to_the_next_address() {
         let server = server(0, 0..2);
         let kept = server.peer(address(1));
         let gone = server.peer(address(2));

@@ -11,7 +11,7 @@ use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMaterial, Channel
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::exchange_request::Operation;
-use keystead_proto::v1::key_server_server::{KeyServer, KeyServerServer};
+use keystead_proto::v1::key_server_server::{KeyServer, KeyServerServer, SERVICE_NAME};
 use keystead_tls::message::server_key_exchange::{ServerEcdhParams, signed_content};
 use keystead_tls::{Identity, NamedGroup, SignatureScheme};
 use rcgen::{KeyPair, SigningKey};
@@ -20,6 +20,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 /// What the key server does with the next requests.
 #[derive(Clone, Copy, Debug)]
@@ -34,31 +37,67 @@ pub(crate) enum Conduct {
     Ignore,
     /// Ends the stream of the first request it gets, and signs from then on.
     HangUpOnce,
+    /// Signs with the key `key`, and keeps requests for `slow` until [`TestKeyServer::release`].
+    HoldSlow,
+    /// Signs with the key `key`, and refuses requests for `slow`.
+    RefuseSlow(Code),
 }
+
+/// A P-256 key that a key server holds.
+#[derive(Clone)]
+pub(crate) struct ServedKey {
+    pub(crate) name: &'static str,
+    pub(crate) key: Arc<KeyPair>,
+    pub(crate) chain: Vec<Vec<u8>>,
+}
+
+impl ServedKey {
+    fn identity(&self) -> v1::Identity {
+        let identity = Identity::new(self.chain.clone(), SignatureScheme::KNOWN, None).unwrap();
+        v1::Identity {
+            name: self.name.to_owned(),
+            key_id: identity.public_key().key_id().0.to_vec(),
+            certificate_chain: self.chain.clone(),
+            signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
+            ocsp_response: Vec::new(),
+            // No handshake by RSA key transport is to be had with it, but leases and recoveries are.
+            danger_rsa_key_transport: self.name == "key",
+        }
+    }
+}
+
+/// A request that waits for its answer, with where that goes.
+type Held = (u64, v1::SignServerKeyExchangeRequest, mpsc::Sender<Result<v1::ExchangeReply, Status>>);
 
 /// A running key server. Dropped, it is gone with all its connections.
 pub(crate) struct TestKeyServer {
     pub(crate) address: SocketAddr,
     /// Requests that came on streams.
     pub(crate) asked: Arc<AtomicUsize>,
-    conduct: Arc<Mutex<Conduct>>,
-    events: tokio::sync::broadcast::Sender<v1::WatchEvent>,
-    runtime: Option<tokio::runtime::Runtime>,
+    /// Those of them that were for the key `slow`.
+    pub(crate) asked_for_slow: Arc<AtomicUsize>,
+    service: Service,
+    health: HealthReporter,
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
 impl TestKeyServer {
-    /// Serves one P-256 key by the name `key`, with `chain` for it; none if the chain is empty.
-    pub(crate) fn start(
-        address: SocketAddr,
-        material: &ChannelMaterial,
-        key: Arc<KeyPair>,
-        chain: Vec<Vec<u8>>,
-    ) -> Self {
+    /// Serves these keys.
+    pub(crate) fn start(address: SocketAddr, material: &ChannelMaterial, keys: Vec<ServedKey>) -> Self {
         let conduct = Arc::new(Mutex::new(Conduct::Sign));
         let (events, _) = tokio::sync::broadcast::channel(16);
-        let (leased, asked) = (Arc::default(), Arc::<AtomicUsize>::default());
-        let service =
-            Service { conduct: conduct.clone(), events: events.clone(), key, chain, leased, asked: asked.clone() };
+        let (asked, asked_for_slow) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let service = Service {
+            conduct,
+            events,
+            keys: keys.into(),
+            leased: Arc::default(),
+            held: Arc::default(),
+            asked: asked.clone(),
+            asked_for_slow: asked_for_slow.clone(),
+        };
+        let health = HealthReporter::new();
+        let (calls, checks) = (service.clone(), HealthService::from_health_reporter(health.clone()));
         // A runtime of its own, so that ending it breaks its connections as the death of a process would.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let acceptor = Acceptor {
@@ -71,15 +110,43 @@ impl TestKeyServer {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
             let incoming = acceptor.accept(TcpListener::from_std(listener).unwrap());
-            let calls = KeyServerServer::new(service).max_decoding_message_size(keystead_proto::MAX_REQUEST);
-            let server = tonic::transport::Server::builder().add_service(calls);
+            let calls = KeyServerServer::new(calls).max_decoding_message_size(keystead_proto::MAX_REQUEST);
+            let server = tonic::transport::Server::builder().add_service(calls).add_service(HealthServer::new(checks));
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { address, asked, conduct, events, runtime: Some(runtime) }
+        let runtime = Mutex::new(Some(runtime));
+        Self { address, asked, asked_for_slow, service, health, runtime }
     }
 
     pub(crate) fn conduct(&self, conduct: Conduct) {
-        *self.conduct.lock().unwrap() = conduct;
+        *self.service.conduct.lock().unwrap() = conduct;
+    }
+
+    /// Requests that are kept.
+    pub(crate) fn held(&self) -> usize {
+        self.service.held.lock().unwrap().len()
+    }
+
+    /// Answers what is kept, and signs from then on.
+    pub(crate) fn release(&self) {
+        self.conduct(Conduct::Sign);
+        for (id, request, replies) in self.service.held.lock().unwrap().drain(..) {
+            let outcome = Some(self.service.sign(&request));
+            replies.try_send(Ok(v1::ExchangeReply { id, outcome, padding: Vec::new() })).unwrap();
+        }
+    }
+
+    /// Says by grpc.health.v1 that it serves, or that it does not.
+    pub(crate) async fn tell_health(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.health.set_service_status(SERVICE_NAME, status).await;
+    }
+
+    /// Is gone, with all its connections.
+    pub(crate) fn die(&self) {
+        if let Some(runtime) = self.runtime.lock().unwrap().take() {
+            runtime.shutdown_background();
+        }
     }
 
     /// Tells the generations of ticket keys around `current`, each of this many milliseconds.
@@ -93,18 +160,18 @@ impl TestKeyServer {
         };
         let keys = v1::TicketKeys { keys: [current - 1, current, current + 1].map(key).to_vec() };
         let event = Some(v1::watch_event::Event::TicketKeys(keys));
-        self.events.send(v1::WatchEvent { event }).unwrap();
+        self.service.events.send(v1::WatchEvent { event }).unwrap();
     }
 
     pub(crate) fn announce_drain(&self) {
         let event = Some(v1::watch_event::Event::Drain(v1::Drain {}));
-        self.events.send(v1::WatchEvent { event }).unwrap();
+        self.service.events.send(v1::WatchEvent { event }).unwrap();
     }
 }
 
 impl Drop for TestKeyServer {
     fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        self.die();
     }
 }
 
@@ -112,17 +179,19 @@ impl Drop for TestKeyServer {
 struct Service {
     conduct: Arc<Mutex<Conduct>>,
     events: tokio::sync::broadcast::Sender<v1::WatchEvent>,
-    key: Arc<KeyPair>,
-    chain: Vec<Vec<u8>>,
+    keys: Arc<[ServedKey]>,
     /// Tokens that were leased and are not spent.
     leased: Arc<Mutex<HashSet<Vec<u8>>>>,
+    held: Arc<Mutex<Vec<Held>>>,
     asked: Arc<AtomicUsize>,
+    asked_for_slow: Arc<AtomicUsize>,
 }
 
 enum Answer {
     Outcome(Outcome),
     Nothing,
     HangUp,
+    Hold(v1::SignServerKeyExchangeRequest),
 }
 
 fn refusal(code: Code) -> Outcome {
@@ -132,7 +201,7 @@ fn refusal(code: Code) -> Outcome {
 impl Service {
     fn answer(&self, operation: &Operation) -> Answer {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.chain.is_empty() {
+        if self.keys.is_empty() {
             return Answer::Outcome(refusal(Code::PermissionDenied));
         }
         match operation {
@@ -146,7 +215,11 @@ impl Service {
         match *self.conduct.lock().unwrap() {
             Conduct::Refuse(code) => Answer::Outcome(refusal(code)),
             Conduct::Ignore => Answer::Nothing,
-            Conduct::Sign | Conduct::SignWrongly(_) | Conduct::HangUpOnce => Answer::Outcome(outcome()),
+            Conduct::Sign
+            | Conduct::SignWrongly(_)
+            | Conduct::HangUpOnce
+            | Conduct::HoldSlow
+            | Conduct::RefuseSlow(_) => Answer::Outcome(outcome()),
         }
     }
 
@@ -170,9 +243,15 @@ impl Service {
     }
 
     fn answer_signing(&self, request: &v1::SignServerKeyExchangeRequest) -> Answer {
+        let is_slow = self.key(request).name == "slow";
+        self.asked_for_slow.fetch_add(is_slow.into(), Ordering::SeqCst);
         let mut conduct = self.conduct.lock().unwrap();
         match *conduct {
-            Conduct::Sign | Conduct::SignWrongly(0) => Answer::Outcome(self.sign(request)),
+            Conduct::HoldSlow if is_slow => Answer::Hold(request.clone()),
+            Conduct::RefuseSlow(code) if is_slow => Answer::Outcome(refusal(code)),
+            Conduct::HoldSlow | Conduct::RefuseSlow(_) | Conduct::Sign | Conduct::SignWrongly(0) => {
+                Answer::Outcome(self.sign(request))
+            }
             Conduct::SignWrongly(times) => {
                 *conduct = Conduct::SignWrongly(times - 1);
                 let other = v1::SignServerKeyExchangeRequest { client_random: vec![0; 32], ..request.clone() };
@@ -187,11 +266,15 @@ impl Service {
         }
     }
 
+    fn key(&self, request: &v1::SignServerKeyExchangeRequest) -> &ServedKey {
+        self.keys.iter().find(|key| key.identity().key_id == request.key_id).unwrap()
+    }
+
     fn sign(&self, request: &v1::SignServerKeyExchangeRequest) -> Outcome {
         let params = ServerEcdhParams { group: NamedGroup(request.group as u16), public: &request.public };
         let server_random = [7; 32];
         let client_random = request.client_random.clone().try_into().unwrap();
-        let signature = self.key.sign(&signed_content(&client_random, &server_random, &params)).unwrap();
+        let signature = self.key(request).key.sign(&signed_content(&client_random, &server_random, &params)).unwrap();
         Outcome::SignServerKeyExchange(v1::SignServerKeyExchangeReply {
             server_random: server_random.to_vec(),
             signature,
@@ -199,24 +282,8 @@ impl Service {
     }
 
     fn identities(&self) -> v1::WatchEvent {
-        let identities = v1::Identities { identities: self.identity().into_iter().collect() };
+        let identities = v1::Identities { identities: self.keys.iter().map(ServedKey::identity).collect() };
         v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
-    }
-
-    fn identity(&self) -> Option<v1::Identity> {
-        if self.chain.is_empty() {
-            return None;
-        }
-        let identity = Identity::new(self.chain.clone(), SignatureScheme::KNOWN, None).unwrap();
-        Some(v1::Identity {
-            name: "key".to_owned(),
-            key_id: identity.public_key().key_id().0.to_vec(),
-            certificate_chain: self.chain.clone(),
-            signature_schemes: vec![SignatureScheme::ECDSA_SECP256R1_SHA256.0.into()],
-            ocsp_response: Vec::new(),
-            // No handshake by RSA key transport is to be had with it, but leases and recoveries are.
-            danger_rsa_key_transport: true,
-        })
     }
 }
 
@@ -243,6 +310,7 @@ impl KeyServer for Service {
                         replies.send(Ok(reply)).await.unwrap();
                     }
                     Answer::Nothing => {}
+                    Answer::Hold(held) => service.held.lock().unwrap().push((request.id, held, replies.clone())),
                     Answer::HangUp => return,
                 }
             }

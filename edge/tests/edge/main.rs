@@ -8,4 +8,5 @@ mod key_server;
 mod leases;
 mod relaying;
 mod sessions;
+mod several_key_servers;
 mod stack;

@@ -33,7 +33,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::key_server::TestKeyServer;
+use super::key_server::{ServedKey, TestKeyServer};
 
 const KEY_SERVER_NAME: &str = "keyserver.test";
 pub(crate) const SERVER_NAME: &str = "www.test";
@@ -64,13 +64,14 @@ pub(crate) struct Stack {
 /// What key servers need to start.
 struct Keys {
     material: ChannelMaterial,
-    key: Arc<KeyPair>,
-    chain: Vec<Vec<u8>>,
+    served: Vec<ServedKey>,
 }
 
 /// What differs between stacks.
 pub(crate) struct Options {
     pub(crate) key_servers: usize,
+    /// So many of them are not in the edge's configuration.
+    pub(crate) unknown: usize,
     /// The first so many of them hold no key.
     pub(crate) without_key: usize,
     pub(crate) connections: usize,
@@ -93,6 +94,7 @@ impl Default for Options {
         };
         Self {
             key_servers: 1,
+            unknown: 0,
             without_key: 0,
             connections: 2,
             key_server_timeout: Duration::from_secs(2),
@@ -184,7 +186,7 @@ impl Stack {
             _links: links,
             _lists: lists,
         };
-        let all = i64::try_from(options.key_servers * options.connections).unwrap();
+        let all = i64::try_from((options.key_servers - options.unknown) * options.connections).unwrap();
         stack.until("all connections stand", || stack.telemetry.key_server_connections.get() == all).await;
         stack.until("ready", || stack.readiness.is_ready()).await;
         stack
@@ -209,7 +211,7 @@ impl Stack {
 
     /// The key that key servers hold.
     pub(crate) fn key_id(&self) -> KeyId {
-        let leaf = self.keys.chain.first().unwrap();
+        let leaf = self.keys.served[0].chain.first().unwrap();
         keystead_tls::PublicKey::of_certificate(leaf).unwrap().key_id()
     }
 
@@ -281,24 +283,28 @@ impl Stack {
 
 impl Keys {
     fn new(authority: &Authority) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![SERVER_NAME.to_owned(), SECOND_NAME.to_owned()]).unwrap();
-        let chain = vec![params.signed_by(&key, authority).unwrap().der().to_vec()];
+        let served = |name| {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![SERVER_NAME.to_owned(), SECOND_NAME.to_owned()]).unwrap();
+            let chain = vec![params.signed_by(&key, authority).unwrap().der().to_vec()];
+            ServedKey { name, key: Arc::new(key), chain }
+        };
         let name = SanType::DnsName(KEY_SERVER_NAME.try_into().unwrap());
-        Self { material: material(authority, name), key: Arc::new(key), chain }
+        Self { material: material(authority, name), served: vec![served("key"), served("slow")] }
     }
 
     fn start(&self, address: SocketAddr) -> TestKeyServer {
-        TestKeyServer::start(address, &self.material, self.key.clone(), self.chain.clone())
+        TestKeyServer::start(address, &self.material, self.served.clone())
     }
 
     fn start_without_key(&self, address: SocketAddr) -> TestKeyServer {
-        TestKeyServer::start(address, &self.material, self.key.clone(), Vec::new())
+        TestKeyServer::start(address, &self.material, Vec::new())
     }
 }
 
 fn config(key_servers: &[TestKeyServer], options: &Options, backend: SocketAddr) -> Config {
-    let addresses: Vec<_> = key_servers.iter().map(|server| format!("\"{}\"", server.address)).collect();
+    let known = key_servers.iter().take(options.key_servers - options.unknown);
+    let addresses: Vec<_> = known.map(|server| format!("\"{}\"", server.address)).collect();
     let text = format!(
         r#"
 state_directory = "state"
