@@ -95,7 +95,11 @@ impl Metrics {
             "Requests answered, by operation, key, class and outcome",
             self.operations.clone(),
         );
-        registry.register("unknown_peers", "Calls of peers that no [[edge]] names", self.refused_peers.clone());
+        registry.register(
+            "unknown_peers",
+            "Calls of peers that no [[edge]] names, or whose time is over",
+            self.refused_peers.clone(),
+        );
         registry.register("exchange_streams", "Exchange streams that are open", self.streams.clone());
         registry.register("queue_length", "Operations that wait for a thread", self.queued.clone());
         let seconds = Unit::Seconds;

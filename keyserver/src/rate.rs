@@ -84,7 +84,11 @@ impl Bucket {
 mod tests {
     use std::time::Duration;
 
+    use keystead_program::crypto::Crypto;
+    use rcgen::{KeyPair, RsaKeySize};
+
     use super::*;
+    use crate::fixture::{Files, Kind};
 
     fn bucket(per_second: u32, burst: u32) -> Bucket {
         Bucket::new(Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() })
@@ -129,5 +133,42 @@ mod tests {
         assert_eq!([2048, 3072, 4096, 8192].map(rsa), [30, 102, 240, 1920]);
         let curves = [KeyKind::EcdsaP256, KeyKind::Ed25519, KeyKind::EcdsaP384];
         assert_eq!(curves.map(|kind| Cost::of(kind).0), [1, 1, 8]);
+    }
+
+    /// Prints what operations cost on this machine, the shortest of some tries each:
+    /// `KEYSTEAD_COST_TRIES=300 cargo test --release -p keystead-keyserver measured_costs -- --nocapture`.
+    #[test]
+    #[expect(clippy::print_stdout, reason = "the table is what the measurement is for")]
+    fn measured_costs_are_in_the_order_of_the_documented_ones() {
+        let tries = std::env::var("KEYSTEAD_COST_TRIES").map_or(10, |tries| tries.parse().unwrap());
+        let rsa = |size| KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size).unwrap();
+        let pairs = [
+            Kind::P256.generate(),
+            Kind::P384.generate(),
+            rsa(RsaKeySize::_2048),
+            rsa(RsaKeySize::_3072),
+            rsa(RsaKeySize::_4096),
+        ];
+        let mut measured: Vec<(KeyKind, f64)> = Vec::new();
+        for pair in pairs {
+            let files = Files::new();
+            files.write_key("key", &pair, &pair.serialize_pem());
+            let key = files.load_key("key", Crypto::Fast, None).unwrap();
+            let scheme = key.identity().schemes().first().copied().unwrap();
+            let time = |_| {
+                let begun = Instant::now();
+                key.sign(scheme, b"message", &mut rand::rng()).unwrap();
+                begun.elapsed().as_secs_f64()
+            };
+            let shortest = (0..tries).map(time).fold(f64::INFINITY, f64::min);
+            measured.push((key.identity().public_key().kind(), shortest));
+        }
+        let unit = measured.first().unwrap().1;
+        for (kind, time) in &measured {
+            let (micros, units) = (time * 1e6, time / unit);
+            println!("{kind:?}: {micros:.1} µs, {units:.1} units, documented {}", Cost::of(*kind).0);
+        }
+        assert!(measured.is_sorted_by(|one, next| one.1 < next.1), "{measured:?}");
+        assert!(measured.is_sorted_by(|one, next| Cost::of(one.0) < Cost::of(next.0)));
     }
 }
