@@ -6,6 +6,7 @@ use keystead_tls::{ClientAuth, Identity};
 
 use crate::certificate;
 use crate::config::{Config, HostConfig};
+use crate::proxy_protocol::TRUSTS_EVERYBODY;
 use crate::serve::channel_material;
 use crate::virtual_host::UNTOLD_IDENTITIES;
 
@@ -21,6 +22,12 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     writeln!(found, "key servers: {} as {}", servers.join(", "), config.key_server.server_name)?;
     for listener in &config.listeners {
         writeln!(found, "listener: {}", listener.address)?;
+        for proxies in listener.proxy_protocol_from.networks() {
+            writeln!(found, "  PROXY header expected from: {proxies}")?;
+        }
+        if listener.proxy_protocol_from.has_everybody() {
+            writeln!(found, "  warning: {TRUSTS_EVERYBODY}")?;
+        }
     }
     for host in &config.hosts {
         describe(host, &mut found)?;
@@ -58,8 +65,12 @@ fn describe(host: &HostConfig, found: &mut String) -> std::fmt::Result {
     if host.keeps_identities_to_itself() {
         writeln!(found, "  warning: {UNTOLD_IDENTITIES}")?;
     }
-    for backend in &host.backends {
+    for backend in &host.backends.addresses {
         writeln!(found, "  backend: {backend}")?;
+    }
+    if host.backends.addresses.len() > 1 {
+        let balance: &'static str = host.backends.balance.into();
+        writeln!(found, "  balance: {balance}")?;
     }
     Ok(())
 }

@@ -7,13 +7,14 @@ use keystead_tls::{Error, Established, Fault, LocalFailure, NamedGroup, PeerClos
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::backend::Connected;
 use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
 use crate::handshake::{Done, Failed, Handshakes};
-use crate::proxy_protocol::{Ends, Header};
+use crate::proxy_protocol::{Arrival, Ends, Header, NoArrival, TrustedProxies};
 use crate::relay::relay;
 use crate::socket;
-use crate::telemetry::{Ended, Lost, Telemetry};
+use crate::telemetry::{Ended, Telemetry};
 use crate::virtual_host::VirtualHost;
 
 /// What every connection needs.
@@ -28,14 +29,20 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Serves a client until its connection has ended.
-    pub async fn serve(&self, client: TcpStream, peer: SocketAddr) {
+    /// Serves a client until its connection has ended. `peer` is who connected: the client, or one of `proxies`, which
+    /// says on whose behalf.
+    pub async fn serve(&self, client: TcpStream, peer: SocketAddr, proxies: &TrustedProxies) {
         tracing::debug!(client = %peer, "connected");
-        // In a box of its own, so that what only handshakes need is not there for the rest of the connection's life.
-        let Some(Done { mut established, host, kept }) = Box::pin(self.handshake(&client)).await else {
+        let began = Instant::now();
+        // In boxes of their own, so that what only handshakes need is not there for the rest of the connection's life.
+        let Some(arrival) = Box::pin(self.arrival(&client, peer, proxies, began)).await else { return };
+        // From here on it is settled whose connection this is.
+        let ends = arrival.ends;
+        let Some(Done { mut established, host, kept }) = Box::pin(self.handshake(&client, arrival.unread, began)).await
+        else {
             return;
         };
-        let ended = match Box::pin(self.backend(&mut established, &host, &client, peer)).await {
+        let ended = match Box::pin(self.backend(&mut established, &host, ends)).await {
             Ok(backend) => {
                 drop(host);
                 established.forget_client_chain();
@@ -57,9 +64,37 @@ impl Connections {
         tracing::debug!(fault = ended.fault(), reason = ended.reason(), "connection ended");
     }
 
-    async fn handshake(&self, client: &TcpStream) -> Option<Done> {
-        let began = Instant::now();
-        match self.handshakes.drive(client, began + self.limits.handshake_timeout).await {
+    /// Whose connection it is. `None` where nobody can be believed about it.
+    async fn arrival(
+        &self,
+        client: &TcpStream,
+        peer: SocketAddr,
+        proxies: &TrustedProxies,
+        began: Instant,
+    ) -> Option<Arrival> {
+        // Fails on no socket that is connected.
+        let ends = Ends { source: peer, destination: client.local_addr().ok()? };
+        match Arrival::of(client, ends, proxies, began + self.limits.handshake_timeout).await {
+            Ok(arrival) => {
+                if arrival.ends != ends {
+                    tracing::debug!(client = %arrival.ends.source, proxy = %peer, "client behind a proxy");
+                }
+                Some(arrival)
+            }
+            Err(NoArrival::NothingSent) => {
+                self.telemetry.probes.inc();
+                None
+            }
+            Err(NoArrival::Failed(failure)) => {
+                self.telemetry.proxy_header_failed(failure);
+                tracing::warn!(fault = "own", reason = failure.reason(), proxy = %peer, "no client known");
+                None
+            }
+        }
+    }
+
+    async fn handshake(&self, client: &TcpStream, unread: Vec<u8>, began: Instant) -> Option<Done> {
+        match self.handshakes.drive(client, unread, began + self.limits.handshake_timeout).await {
             Ok(done) => {
                 let Done { established, host, kept } = &done;
                 let summary = established.summary();
@@ -89,27 +124,19 @@ impl Connections {
     }
 
     /// The connection to the host's backend, with the PROXY header sent.
-    async fn backend(
-        &self,
-        established: &mut Established,
-        host: &VirtualHost,
-        client: &TcpStream,
-        peer: SocketAddr,
-    ) -> Result<TcpStream, Ended> {
-        let limit = self.limits.connect_timeout;
+    async fn backend(&self, established: &mut Established, host: &VirtualHost, ends: Ends) -> Result<Connected, Ended> {
         let unreachable = || Ended::Error(LocalFailure::BackendUnreachable.into());
-        let backend = host.backends.connect(limit, &self.telemetry).await.ok_or_else(unreachable)?;
-        let destination = client.local_addr().map_err(|_| Ended::Lost(Lost::ClientReset))?;
+        let backend = host.backends.connect(ends.source.ip(), &self.limits).await.ok_or_else(unreachable)?;
         let summary = established.summary();
         let words = host.certificate_words(summary.key_id);
-        let ends = Ends { source: peer, destination };
         let Header { bytes, omitted } = host.proxy_protocol.header(ends, summary, &words);
         for part in omitted {
             self.telemetry.identity_omitted(part);
             let part: &'static str = part.into();
             tracing::warn!(host = host.name, part, "client's identity not told to the backend in full");
         }
-        socket::write_all(&backend, &bytes, Instant::now() + limit).await.map_err(|_| unreachable())?;
+        let deadline = Instant::now() + self.limits.connect_timeout;
+        socket::write_all(&backend.stream, &bytes, deadline).await.map_err(|_| unreachable())?;
         Ok(backend)
     }
 }

@@ -48,12 +48,12 @@ pub struct Handshakes {
 }
 
 impl Handshakes {
-    /// Drives a handshake to its end, before `deadline`.
+    /// Drives a handshake to its end, before `deadline`. It begins with `unread`, which came from the client already.
     ///
     /// # Errors
     /// Why it failed, and what is yet to be sent to the client.
-    pub async fn drive(&self, client: &TcpStream, deadline: Instant) -> Result<Done, Failed> {
-        let mut driver = Driver { client, deadline, out: Vec::new(), host: None, lessor: None, kept: None };
+    pub async fn drive(&self, client: &TcpStream, unread: Vec<u8>, deadline: Instant) -> Result<Done, Failed> {
+        let mut driver = Driver { client, unread, deadline, out: Vec::new(), host: None, lessor: None, kept: None };
         match (self.run(&mut driver).await, driver.host) {
             (Ok(established), Some(host)) => Ok(Done { established, host, kept: driver.kept }),
             (Err(error), _) => Err(Failed { error, alert: driver.out }),
@@ -160,7 +160,10 @@ impl Handshakes {
         let verified = loop {
             let again = match asking.signed().await {
                 Ok(signed) => match handshake.verify(signed) {
-                    Ok(verified) => break verified,
+                    Ok(verified) => {
+                        asking.accepted();
+                        break verified;
+                    }
                     Err(BadSignature) => asking.wrong_signature(),
                 },
                 Err(failure) => Err(failure),
@@ -225,6 +228,8 @@ pub struct Failed {
 /// One handshake's side of the socket.
 struct Driver<'c> {
     client: &'c TcpStream,
+    /// What was read before the handshake began.
+    unread: Vec<u8>,
     deadline: Instant,
     /// Bytes for the client that are yet to be sent.
     out: Vec<u8>,
@@ -239,6 +244,9 @@ impl Driver<'_> {
     /// Sends what there is to send, and feeds what the client sends next.
     async fn feed(&mut self, handshake: Handshake<NeedsInput>) -> Result<Step, Error> {
         self.flush().await?;
+        if !self.unread.is_empty() {
+            return handshake.feed(&std::mem::take(&mut self.unread), &mut self.out);
+        }
         loop {
             let mut lent = Lent::take();
             // What stands behind the Finished fits into one buffer of the relay, with room to spare.

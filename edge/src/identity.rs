@@ -112,7 +112,10 @@ impl IdentitySet {
 fn read_identity(entry: v1::Identity) -> Result<Identity, UnusableIdentity> {
     let schemes: Vec<_> = schemes(&entry).collect();
     let ocsp_response = (!entry.ocsp_response.is_empty()).then_some(entry.ocsp_response);
-    let identity = Identity::new(entry.certificate_chain, &schemes, ocsp_response)?;
+    let identity = match schemes.is_empty() && entry.danger_rsa_key_transport {
+        true => Identity::for_key_transport_alone(entry.certificate_chain, ocsp_response)?,
+        false => Identity::new(entry.certificate_chain, &schemes, ocsp_response)?,
+    };
     if identity.public_key().key_id().0 != entry.key_id.as_slice() {
         return Err(UnusableIdentity::OtherKey);
     }
@@ -212,6 +215,18 @@ pub(crate) mod tests {
         let after = read(&[&dangerous, &b], &before);
         assert!(after.get("a").unwrap().identity.allows_key_transport());
         assert!(read(&[&after.to_message().identities[0], &b], &after).is_same(&after));
+    }
+
+    #[test]
+    fn a_key_for_key_transport_alone_has_no_schemes() {
+        let alone =
+            v1::Identity { danger_rsa_key_transport: true, signature_schemes: Vec::new(), ..entry("a", "a.example") };
+        let set = read(&[&alone], &IdentitySet::default());
+        let identity = &set.get("a").unwrap().identity;
+        assert!(identity.schemes().is_empty() && identity.allows_key_transport());
+        assert!(read(&[&set.to_message().identities[0]], &set).is_same(&set));
+        let of_no_use = v1::Identity { danger_rsa_key_transport: false, ..alone };
+        assert!(read(&[&of_no_use], &IdentitySet::default()).is_empty());
     }
 
     #[test]

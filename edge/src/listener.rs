@@ -15,12 +15,14 @@ use tracing::Instrument;
 
 use crate::config::ListenerConfig;
 use crate::connection::Connections;
+use crate::proxy_protocol::{TRUSTS_EVERYBODY, TrustedProxies};
 
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    proxies: Arc<TrustedProxies>,
 }
 
 /// Connections that the kernel keeps until they are accepted.
@@ -45,7 +47,10 @@ impl Listener {
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address })
+        if config.proxy_protocol_from.has_everybody() {
+            tracing::warn!(%address, "{TRUSTS_EVERYBODY}");
+        }
+        Ok(Self { socket, address, proxies: Arc::new(config.proxy_protocol_from.clone()) })
     }
 
     /// The address taken, with the port that the system chose where the configuration says 0.
@@ -68,7 +73,7 @@ impl Listener {
                     return;
                 };
                 let (client, peer) = self.next(&connections).await;
-                let connections = connections.clone();
+                let (connections, proxies) = (connections.clone(), self.proxies.clone());
                 // Out of the macro, which evaluates nothing where no log is wanted.
                 let id = connections.telemetry.accepted.inc();
                 let span = tracing::info_span!(
@@ -80,7 +85,7 @@ impl Listener {
                 let counted = Counted::new(connections.telemetry.connections.clone());
                 tracker.spawn(
                     async move {
-                        connections.serve(client, peer).await;
+                        connections.serve(client, peer, &proxies).await;
                         drop((counted, place));
                     }
                     .instrument(span),

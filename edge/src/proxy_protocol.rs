@@ -1,5 +1,6 @@
 //! The PROXY protocol header that tells a backend whom it talks to, as HAProxy's
-//! [specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt) has it.
+//! [specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt) has it; and the one that the edge is told
+//! by a load balancer in front of it (`received`).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,6 +9,12 @@ use serde::Deserialize;
 use strum::IntoStaticStr;
 
 use crate::client_auth::{ClientIdentity, CommonName};
+
+mod received;
+mod trusted;
+
+pub use received::{Arrival, HeaderFailure, NoArrival};
+pub use trusted::{TRUSTS_EVERYBODY, TrustedProxies};
 
 /// What precedes the client's bytes on the way to the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -66,6 +73,15 @@ impl ProxyProtocol {
             Self::None => Header::default(),
             Self::V1 => Header { bytes: v1(ends), omitted: Vec::new() },
             Self::V2 => v2(ends, summary, certificate),
+        }
+    }
+
+    /// The header of a connection that is the edge's own and no client's; empty for [`ProxyProtocol::None`].
+    pub fn local_header(self) -> &'static [u8] {
+        match self {
+            Self::None => b"",
+            Self::V1 => b"PROXY UNKNOWN\r\n",
+            Self::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
         }
     }
 }

@@ -17,6 +17,7 @@ use keystead_program::reload::{Occasion, Occasions, ReloadOutcome};
 use keystead_program::watched::Snapshot;
 use tokio::task::spawn_blocking;
 
+use crate::backend::Pool;
 use crate::config::{Config, HostFiles, KeyServerConfig, Limits, ListenerConfig};
 use crate::directory::Directory;
 use crate::serve::channel_material;
@@ -60,6 +61,8 @@ impl Running {
 pub struct Destinations {
     /// The virtual hosts.
     pub directory: Arc<Directory>,
+    /// Their backends.
+    pub pool: Arc<Pool>,
     /// The way to the key servers.
     pub channel: ClientChannel,
     /// What is counted.
@@ -173,7 +176,8 @@ impl Reload {
         }
         self.into.channel.replace(&material);
         let hosts = config.hosts.len();
-        self.into.directory.replace(config.hosts.into_iter().map(HostTemplate::new).collect());
+        let Destinations { directory, pool, .. } = &self.into;
+        directory.replace(config.hosts.into_iter().map(|host| HostTemplate::new(host, pool)).collect());
         self.into.telemetry.reloaded(ReloadOutcome::Applied);
         self.running = Arc::new(Running { channel_files: config.channel, material, host_files: config.host_files });
         tracing::info!(%cause, hosts, "configuration loaded");

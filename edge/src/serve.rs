@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::Pool;
 use crate::client_auth::{self, ClientVerifier, Verifications};
 use crate::config::Config;
 use crate::connection::Connections;
@@ -40,6 +41,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let listeners = bind(&config).map_err(Failure::start)?;
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::register(&mut registry));
+    let pool = Pool::register(&mut registry);
     let readiness = Readiness::new();
     // Before anybody can ask: an endpoint without conditions is ready.
     let identities_ready = readiness.condition("identities");
@@ -52,13 +54,13 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let (channel, fixed) = (ClientChannel::new(&material), Fixed::of(&config));
     let key_client = KeyClient::new(&config.key_server, &channel, key_server_ready, telemetry.clone())
         .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
-    let templates = config.hosts.into_iter().map(HostTemplate::new).collect();
+    let templates = config.hosts.into_iter().map(|host| HostTemplate::new(host, &pool)).collect();
     let servers = config.key_server.addresses.len();
     let directory = Arc::new(Directory::new(templates, servers, remembered, identities_ready, telemetry.clone()));
     background.spawn(remember(state, directory.identities()));
     background.spawn(client_auth::keep_fresh(verifiers(directory.clone()), LISTS_PERIOD, telemetry.clone()));
     let running = Running { channel_files: config.channel, material, host_files: config.host_files };
-    let into = Destinations { directory: directory.clone(), channel, telemetry: telemetry.clone() };
+    let into = Destinations { directory: directory.clone(), pool, channel, telemetry: telemetry.clone() };
     let reload = Reload::new(running, fixed, into);
     let reload = reload.context("listen for SIGHUP").map_err(Failure::start)?;
     background.spawn(async { match reload.follow().await {} });

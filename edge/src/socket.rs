@@ -1,7 +1,10 @@
 //! Single reads and writes on sockets that are ready, and the end of a connection that leaves no byte behind.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, Socket};
@@ -11,14 +14,40 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::buffer::Lent;
 
+/// A connected stream socket whose readiness tokio watches, whatever its kind.
+pub trait Stream: AsFd {
+    /// Calls `operation` if the socket is known to be ready; when that says `WouldBlock`, it is known not to be.
+    fn try_io<R>(&self, interest: Interest, operation: impl FnOnce() -> io::Result<R>) -> io::Result<R>;
+
+    /// Whether there may be something to read.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whether there may be room to write.
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Stream for TcpStream {
+    fn try_io<R>(&self, interest: Interest, operation: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        self.try_io(interest, operation)
+    }
+
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+}
+
 /// Reads once into `slices`, which have room for `capacity` bytes. `None` when there is nothing to read at the moment;
 /// 0 at the end of the stream.
-pub fn read(stream: &TcpStream, slices: &mut [IoSliceMut<'_>], capacity: usize) -> io::Result<Option<usize>> {
+pub fn read(stream: &impl Stream, slices: &mut [IoSliceMut<'_>], capacity: usize) -> io::Result<Option<usize>> {
     once(stream, Interest::READABLE, capacity, |mut socket| socket.read_vectored(slices))
 }
 
 /// Writes once from `slices`, which hold `length` bytes. `None` when there is no room at the moment.
-pub fn write(stream: &TcpStream, slices: &[IoSlice<'_>], length: usize) -> io::Result<Option<usize>> {
+pub fn write(stream: &impl Stream, slices: &[IoSlice<'_>], length: usize) -> io::Result<Option<usize>> {
     once(stream, Interest::WRITABLE, length, |mut socket| socket.write_vectored(slices))
 }
 
@@ -27,7 +56,7 @@ pub fn write(stream: &TcpStream, slices: &[IoSlice<'_>], length: usize) -> io::R
 /// Fewer bytes than that mean that the kernel has no more, or no more room, so the socket is not ready until epoll says
 /// so again (epoll(7), question 9). Telling tokio spares the call that would find it out.
 fn once(
-    stream: &TcpStream,
+    stream: &impl Stream,
     interest: Interest,
     most: usize,
     mut operation: impl FnMut(&Socket) -> io::Result<usize>,
@@ -55,7 +84,7 @@ fn uninterrupted(mut operation: impl FnMut() -> io::Result<usize>) -> io::Result
 }
 
 /// Says that no more bytes follow.
-pub fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
+pub fn shutdown_write(stream: &impl Stream) -> io::Result<()> {
     SockRef::from(stream).shutdown(Shutdown::Write)
 }
 
@@ -63,11 +92,11 @@ pub fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
 ///
 /// # Errors
 /// `TimedOut`, or the system's.
-pub async fn write_all(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub async fn write_all(stream: &impl Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         match write(stream, &[IoSlice::new(bytes)], bytes.len())? {
             Some(written) => bytes = bytes.get(written..).unwrap_or_default(),
-            None => timeout_at(deadline, stream.writable()).await??,
+            None => timeout_at(deadline, poll_fn(|cx| stream.poll_write_ready(cx))).await??,
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use keystead_program::reload::{ConfigurationRefused, ReloadOutcome};
-use keystead_tls::{Error, KeyServerFailure, Summary};
+use keystead_tls::{Error, Fault, KeyServerFailure, Summary};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,7 +15,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
 
-use crate::proxy_protocol::Omission;
+use crate::key_client::TryTelemetry;
+use crate::proxy_protocol::{HeaderFailure, Omission};
 use crate::sessions::record::unix_seconds;
 use crate::sessions::store::StoreTelemetry;
 use crate::sessions::ticket_keys::Generation;
@@ -40,14 +41,14 @@ pub struct Telemetry {
     pub bytes_to_backend: Counter,
     /// Plain bytes from backends to clients.
     pub bytes_to_client: Counter,
-    /// Connections to a backend's address that failed; the next address may have been reached.
-    pub backend_connect_failures: Counter,
     key_server_seconds: Histogram,
     key_server_failures: Family<ReasonLabels, Counter>,
     /// Requests that were asked again of another connection.
     pub key_server_retries: Counter,
     /// Connections to key servers that stand.
     pub key_server_connections: Gauge,
+    /// What becomes of tries, and of the key servers that are asked.
+    pub tries: TryTelemetry,
     /// Keys and certificates that key servers let this edge use.
     pub identities: Gauge,
     /// Virtual hosts that have no certificate to show.
@@ -207,11 +208,11 @@ impl Telemetry {
             ended,
             bytes_to_backend,
             bytes_to_client,
-            backend_connect_failures,
             key_server_seconds,
             key_server_failures,
             key_server_retries,
             key_server_connections,
+            tries: _,
             identities,
             hosts_without_identity,
             state_rebuilt,
@@ -239,11 +240,6 @@ impl Telemetry {
         registry.register("connections_ended", "Connections ended after their handshake", ended.clone());
         registry.register("bytes_to_backend", "Plain bytes from clients to backends", bytes_to_backend.clone());
         registry.register("bytes_to_client", "Plain bytes from backends to clients", bytes_to_client.clone());
-        registry.register(
-            "backend_connect_failures",
-            "Connections to a backend's address that failed",
-            backend_connect_failures.clone(),
-        );
         registry.register("key_server_seconds", "From request to answer, with retry", key_server_seconds.clone());
         registry.register("key_server_failures", "Requests failed, each try counted", key_server_failures.clone());
         registry.register("key_server_retries", "Requests asked again elsewhere", key_server_retries.clone());
@@ -309,11 +305,11 @@ impl Telemetry {
             ended: Family::default(),
             bytes_to_backend: Counter::default(),
             bytes_to_client: Counter::default(),
-            backend_connect_failures: Counter::default(),
             key_server_seconds: seconds(),
             key_server_failures: Family::default(),
             key_server_retries: Counter::default(),
             key_server_connections: Gauge::default(),
+            tries: TryTelemetry::register(registry),
             identities: Gauge::default(),
             hosts_without_identity: Gauge::default(),
             state_rebuilt,
@@ -346,6 +342,12 @@ impl Telemetry {
     /// A handshake failed.
     pub fn handshake_failed(&self, error: Error) {
         let labels = FailureLabels { fault: error.fault().into(), reason: error.reason() };
+        self.handshake_failures.get_or_create(&labels).inc();
+    }
+
+    /// A connection did not begin with the PROXY header that it must begin with.
+    pub fn proxy_header_failed(&self, failure: HeaderFailure) {
+        let labels = FailureLabels { fault: Fault::Own.into(), reason: failure.reason() };
         self.handshake_failures.get_or_create(&labels).inc();
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use keystead_tls::{HostParameters, Identity, KeyId};
 
-use crate::backend::Backends;
+use crate::backend::{Backends, Pool};
 use crate::certificate;
 use crate::client_auth::ClientVerifier;
 use crate::config::HostConfig;
 use crate::identity::{IdentitySet, KnownIdentity};
 use crate::proxy_protocol::{CertificateWords, ProxyProtocol};
-use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
+use keystead_program::server_name::NamePattern;
 
 /// What clients that ask for a name get. All of it comes from one lookup, so that no two parts can come from
 /// different hosts.
@@ -55,12 +55,13 @@ pub struct HostTemplate {
 }
 
 impl HostTemplate {
-    /// The template of a checked configuration.
-    pub fn new(config: HostConfig) -> Self {
+    /// The template of a checked configuration, whose backends are `pool`'s from here on. Within a runtime where they are
+    /// to be checked.
+    pub fn new(config: HostConfig, pool: &Arc<Pool>) -> Self {
         let known = |identity| Arc::new(KnownIdentity::new(identity));
         Self {
             from_files: config.certificates.iter().map(|file| known(file.identity.clone())).collect(),
-            backends: Arc::new(Backends::new(config.backends.clone())),
+            backends: Backends::new(config.name(), config.backends.clone(), pool),
             config,
         }
     }
@@ -74,7 +75,7 @@ impl HostTemplate {
             name: self.config.name(),
             parameters,
             backends: self.backends.clone(),
-            proxy_protocol: self.config.proxy_protocol,
+            proxy_protocol: self.config.backends.proxy_protocol,
             client_verifier: self.config.client_verifier.clone(),
             policy: self.config.policy(),
             known,
@@ -183,20 +184,21 @@ impl Table {
 pub(crate) mod tests {
     #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
+    use crate::backend::config::BackendsConfig;
     use crate::identity::tests::entry;
     use keystead_proto::v1;
 
     pub(crate) fn template(names: &[&str], default: bool, keys: &[&str]) -> HostTemplate {
-        HostTemplate::new(HostConfig {
+        let config = HostConfig {
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
             default,
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             certificates: Vec::new(),
-            backends: vec!["127.0.0.1:1".parse().unwrap()],
-            proxy_protocol: ProxyProtocol::None,
+            backends: BackendsConfig::new(vec!["127.0.0.1:1".parse().unwrap()]),
             parameters: HostParameters::default(),
             client_verifier: None,
-        })
+        };
+        HostTemplate::new(config, &Arc::default())
     }
 
     fn table(default: bool) -> Table {

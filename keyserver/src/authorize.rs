@@ -2,30 +2,40 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use keystead_program::channel::PeerIdentity;
 use keystead_tls::KeyId;
 
 use crate::key::Key;
+use crate::policy::{Budget, Grant, NotAfter};
+use crate::rate::Cost;
+use crate::refusal::Refusal;
 use crate::ticket_keys::group::TicketGroup;
+use crate::ticket_keys::ratchet::UnixTime;
 
 /// What every peer may have. A peer is who its certificate says, and nothing else.
 #[derive(Debug, Default)]
 pub struct Authorizations(HashMap<PeerIdentity, Arc<Rights>>);
 
 /// What one peer may have.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rights {
-    /// The keys it may use.
-    pub keys: AllowedKeys,
+    grants: Grants,
     /// The group whose ticket keys it is told.
     pub ticket_group: TicketGroup,
+    budget: Budget,
+    not_after: NotAfter,
 }
 
 impl Authorizations {
-    /// What `peer` may have; `None` for one that is not known.
-    pub fn of(&self, peer: &PeerIdentity) -> Option<&Arc<Rights>> {
-        self.0.get(peer)
+    /// What `peer` may have at that time.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownPeer`] for one that is not known, [`Refusal::RightsExpired`] for one whose time is over.
+    pub fn of(&self, peer: &PeerIdentity, now: UnixTime) -> Result<&Arc<Rights>, Refusal> {
+        let rights = self.0.get(peer).ok_or(Refusal::UnknownPeer)?;
+        if rights.is_over(now) { Err(Refusal::RightsExpired) } else { Ok(rights) }
     }
 
     /// The peers that are known.
@@ -38,6 +48,31 @@ impl Authorizations {
         let names: HashSet<_> = self.0.values().map(|rights| rights.ticket_group.name()).collect();
         names.len()
     }
+
+    /// The same, in which rates that are those of `before` go on from what was left: to load a configuration again
+    /// must not fill them up.
+    pub fn continuing(self, before: &Self) -> Self {
+        let continued = |(peer, rights): (PeerIdentity, Arc<Rights>)| {
+            let rights = match before.0.get(&peer) {
+                Some(before) => Arc::new(Arc::unwrap_or_clone(rights).continuing(before)),
+                None => rights,
+            };
+            (peer, rights)
+        };
+        Self(self.0.into_iter().map(continued).collect())
+    }
+
+    /// Every end of rights that was told: whose, and for which key, where it is not all of them.
+    pub fn ends(&self) -> impl Iterator<Item = (UnixTime, &PeerIdentity, Option<&Key>)> {
+        self.peers().flat_map(|(peer, rights)| {
+            let of_all = rights.not_after.time().map(|time| (time, peer, None));
+            let of_keys =
+                rights.grants.in_order.iter().filter_map(move |grant| {
+                    grant.not_after.time().map(|time| (time, peer, Some(grant.key().as_ref())))
+                });
+            of_all.into_iter().chain(of_keys)
+        })
+    }
 }
 
 impl FromIterator<(PeerIdentity, Rights)> for Authorizations {
@@ -46,30 +81,108 @@ impl FromIterator<(PeerIdentity, Rights)> for Authorizations {
     }
 }
 
-/// The keys that one peer may use.
-#[derive(Debug, Default)]
-pub struct AllowedKeys {
-    in_order: Vec<Arc<Key>>,
-    by_id: HashMap<KeyId, Arc<Key>>,
-}
-
-impl AllowedKeys {
-    /// The key of that id; `None` where there is none or it is not this peer's, which the peer must not be able to tell
-    /// apart.
-    pub fn find(&self, key_id: &KeyId) -> Option<&Arc<Key>> {
-        self.by_id.get(key_id)
+impl Rights {
+    /// `grants`, without bounds on them together.
+    pub fn new(grants: impl IntoIterator<Item = Grant>, ticket_group: TicketGroup) -> Self {
+        let grants = grants.into_iter().collect();
+        Self { grants, ticket_group, budget: Budget::default(), not_after: NotAfter::default() }
     }
 
-    /// Every key, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Key> {
-        self.in_order.iter().map(AsRef::as_ref)
+    /// The same, within these bounds on all of them together.
+    pub fn within(self, budget: Budget, not_after: NotAfter) -> Self {
+        Self { budget, not_after, ..self }
+    }
+
+    /// The grant of a key.
+    ///
+    /// # Errors
+    /// [`Refusal::KeyNotAllowed`] where there is no such key or it is not this peer's, which the peer must not be able
+    /// to tell apart.
+    pub fn grant(&self, key_id: &KeyId) -> Result<&Arc<Grant>, Refusal> {
+        self.grants.by_id.get(key_id).ok_or(Refusal::KeyNotAllowed)
+    }
+
+    /// What is not over at that time, in the order of the configuration.
+    pub fn grants(&self, now: UnixTime) -> impl Iterator<Item = &Grant> {
+        self.grants.in_order.iter().map(AsRef::as_ref).filter(move |grant| !grant.is_over(now))
+    }
+
+    /// That randoms are of any use to it.
+    ///
+    /// # Errors
+    /// [`Refusal`] when not: why it may not recover with the one of its keys that comes closest.
+    pub fn may_lease(&self, now: UnixTime) -> Result<(), Refusal> {
+        let mut refused = Refusal::KeyTransportNotAllowed;
+        for grant in &self.grants.in_order {
+            match grant.may_recover(now) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::KeyTransportNotAllowed) => {}
+                Err(reason) => refused = reason,
+            }
+        }
+        Err(refused)
+    }
+
+    /// Pays `cost` from what the peer may have done: with its key where it names one.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`] when there is not as much left, and then nothing is taken.
+    pub fn pay(&self, grant: Option<&Grant>, cost: Cost, at: Instant) -> Result<(), Refusal> {
+        if !self.budget.take(cost, at) {
+            return Err(Refusal::RateLimited);
+        }
+        if grant.is_none_or(|grant| grant.budget.take(cost, at)) {
+            return Ok(());
+        }
+        self.budget.give_back(cost);
+        Err(Refusal::RateLimited)
+    }
+
+    /// Pays for a batch of leases: from what it may have done with one of the keys that they can be used with.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`] when none of them has anything left.
+    pub fn pay_for_leases(&self, now: UnixTime, at: Instant) -> Result<(), Refusal> {
+        let mut keys = self.grants(now).filter(|grant| grant.may_recover(now).is_ok());
+        let paid = keys.any(|grant| self.pay(Some(grant), Cost::LEAST, at).is_ok());
+        if paid { Ok(()) } else { Err(Refusal::RateLimited) }
+    }
+
+    /// Whether all of it is over at that time.
+    pub fn is_over(&self, now: UnixTime) -> bool {
+        self.not_after.is_over(now)
+    }
+
+    fn continuing(self, before: &Self) -> Self {
+        let continued = |grant: Arc<Grant>| {
+            let mut grant = Arc::unwrap_or_clone(grant);
+            if let Some(before) = before.grants.named(grant.key().name()) {
+                grant.budget = grant.budget.continuing(&before.budget);
+            }
+            grant
+        };
+        let grants = self.grants.in_order.into_iter().map(continued).collect();
+        Self { grants, budget: self.budget.continuing(&before.budget), ..self }
     }
 }
 
-impl FromIterator<Arc<Key>> for AllowedKeys {
-    fn from_iter<I: IntoIterator<Item = Arc<Key>>>(keys: I) -> Self {
-        let in_order: Vec<_> = keys.into_iter().collect();
-        let by_id = in_order.iter().map(|key| (key.key_id(), key.clone())).collect();
+/// The keys that one peer may use, and for what.
+#[derive(Clone, Debug, Default)]
+struct Grants {
+    in_order: Vec<Arc<Grant>>,
+    by_id: HashMap<KeyId, Arc<Grant>>,
+}
+
+impl Grants {
+    fn named(&self, name: &str) -> Option<&Grant> {
+        self.in_order.iter().map(AsRef::as_ref).find(|grant| grant.key().name().as_ref() == name)
+    }
+}
+
+impl FromIterator<Grant> for Grants {
+    fn from_iter<I: IntoIterator<Item = Grant>>(grants: I) -> Self {
+        let in_order: Vec<_> = grants.into_iter().map(Arc::new).collect();
+        let by_id = in_order.iter().map(|grant| (grant.key().key_id(), grant.clone())).collect();
         Self { in_order, by_id }
     }
 }

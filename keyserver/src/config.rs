@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keystead_program::channel::{ChannelConfig, PeerIdentity};
 use keystead_program::config::RelativePath;
@@ -14,6 +14,10 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use crate::ticket_keys::group::GroupName;
+
+pub mod grant;
+
+use grant::{Bounds, GrantConfig};
 
 /// A configuration file. Paths in it are relative to its directory.
 #[derive(Clone, Debug, Deserialize)]
@@ -152,14 +156,35 @@ impl KeyConfig {
 pub struct EdgeConfig {
     /// The URI subject alternative name of its certificate.
     pub id: PeerIdentity,
-    /// Names of the keys it may use.
-    pub keys: Vec<String>,
+    /// The keys it may use, and what for.
+    pub keys: Vec<GrantConfig>,
     /// The edges that open its tickets, and whose tickets it opens: those of the same group.
     #[serde(default)]
     pub ticket_group: GroupName,
     /// Whether it is to be known no longer. Unlike the removal of the entry, this changes the ticket keys of its group.
     #[serde(default)]
     pub revoked: bool,
+    /// Units of cost each second, of all its keys together; without end where this is missing.
+    pub rate: Option<u32>,
+    /// Units of cost at once; where this is missing, those of a second, or of one operation where these are more.
+    pub burst: Option<u32>,
+    /// When it is to be known no longer.
+    #[serde(default, with = "humantime_serde")]
+    pub not_after: Option<SystemTime>,
+}
+
+impl EdgeConfig {
+    /// What it may do, for a person.
+    pub fn rights(&self) -> String {
+        let bounds = Some(self.bounds().to_string()).filter(|bounds| !bounds.is_empty());
+        let keys = self.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        bounds.map_or(keys.clone(), |bounds| format!("{bounds}; {keys}"))
+    }
+
+    /// What bounds all its keys together.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { rate: self.rate, burst: self.burst, not_after: self.not_after }
+    }
 }
 
 /// A signature scheme, by the name of RFC 8446 §4.2.3.

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::config::KeyConfig;
 use crate::custody::pem::{PemError, PrivateKeyPem};
 use crate::custody::{self, Custody, InvalidPrivateKey, SigningFailed, Uses};
+use crate::rate::Cost;
 use crate::schedule::{CostClass, Lane};
 
 /// A private key with its certificate chain. That the two belong together was checked when it was loaded.
@@ -65,6 +66,11 @@ impl Key {
     /// What an operation with it costs.
     pub fn cost(&self) -> CostClass {
         CostClass::of(self.identity.public_key().kind())
+    }
+
+    /// What an operation with it takes off a rate.
+    pub fn unit_cost(&self) -> Cost {
+        Cost::of(self.identity.public_key().kind())
     }
 
     /// Where operations with it wait.

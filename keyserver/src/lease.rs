@@ -53,22 +53,31 @@ impl Leases {
 
     /// Leases up to `count` randoms to `edge`, at most as many as a call may have, if it `may` have any.
     ///
+    /// # Errors
+    /// What `may` says.
+    ///
     /// `may` is asked while no ledger can be removed. So a ledger is only opened for an edge of which [`Self::retain`],
     /// once the edge is removed, is yet to hear.
-    pub fn lease_if(&self, edge: &PeerIdentity, count: u32, may: impl FnOnce() -> bool) -> Option<Vec<Lease>> {
+    pub fn lease_if<E>(
+        &self,
+        edge: &PeerIdentity,
+        count: u32,
+        may: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Vec<Lease>, E> {
         let count = count.min(self.limits.per_call).min(self.limits.outstanding);
         let (epoch, first) = {
             let mut ledgers = self.ledgers();
-            may().then(|| ledgers.issue(edge, count, self.limits.outstanding))?
+            may()?;
+            ledgers.issue(edge, count, self.limits.outstanding)
         };
         let serials = (first..).take(count as usize).map(|counter| Serial { epoch, counter });
-        Some(serials.map(|serial| self.source.lease(edge, serial)).collect())
+        Ok(serials.map(|serial| self.source.lease(edge, serial)).collect())
     }
 
     /// Leases to an edge that may have randoms.
     #[cfg(test)]
     pub(crate) fn lease(&self, edge: &PeerIdentity, count: u32) -> Vec<Lease> {
-        self.lease_if(edge, count, || true).unwrap_or_default()
+        self.lease_if(edge, count, || Ok::<_, ()>(())).unwrap_or_default()
     }
 
     /// The random that `token` stands for, if it was leased to `edge` by this process, is not too old, and is asked for
@@ -314,7 +323,7 @@ mod tests {
     #[test]
     fn an_edge_that_may_have_none_opens_no_ledger() {
         let (leases, edge) = (leases(8, 8), edge("one"));
-        assert_eq!(leases.lease_if(&edge, 1, || false), None);
+        assert_eq!(leases.lease_if(&edge, 1, || Err("why")), Err("why"));
         assert!(leases.ledgers().by_edge.is_empty());
     }
 

@@ -3,7 +3,7 @@
 //! A request passes through these parts, in this order:
 //!
 //! - [`service`] decodes it, says who asks, and encodes the answer,
-//! - [`authorize`] tells which keys the peer may use,
+//! - [`authorize`] tells which keys the peer may use, [`policy`] for what, and [`rate`] how much,
 //! - [`schedule`] puts it on a thread for operations of its cost,
 //! - [`operation`] checks what it asks for and does it,
 //! - [`custody`] is where the private key lives.
@@ -17,10 +17,13 @@
 pub mod authorize;
 pub mod config;
 pub mod custody;
+mod expiry;
 pub mod key;
 pub mod lease;
 pub mod metrics;
 pub mod operation;
+pub mod policy;
+pub mod rate;
 pub mod refusal;
 mod reload;
 pub mod schedule;

@@ -10,7 +10,15 @@ pub enum Refusal {
     KeyNotAllowed,
     /// A field has a length that it cannot have, or no operation is asked for.
     MalformedRequest,
-    /// The scheme is not on the key's list.
+    /// The time until which the peer may have anything, or the key, is over.
+    RightsExpired,
+    /// The peer may use the key, but not for this.
+    OperationNotAllowed,
+    /// The peer may not use the key for clients that ask for this name.
+    ServerNameNotAllowed,
+    /// The peer has had as much as its rate allows.
+    RateLimited,
+    /// The scheme is not on the key's list, or not on the peer's for this key.
     SchemeNotAllowed,
     /// The group is none this key server knows.
     UnknownGroup,
@@ -31,6 +39,9 @@ pub enum Refusal {
     /// Everything that may be wrong with a handshake by RSA key transport, from the lease to the Finished: nobody may
     /// learn what (RFC 5246 §7.4.7.1).
     KeyTransportRefused,
+    /// The messages of a handshake by RSA key transport ask for a name that the peer may not use the key for. The peer is
+    /// told what it is told of a handshake that is wrong.
+    KeyTransportServerName,
     /// The private key could not be used to recover a master secret. The peer is told what it is told of a handshake
     /// that is wrong.
     RecoveryFailed,
@@ -51,6 +62,10 @@ impl Refusal {
         match self {
             Self::UnknownPeer => "this edge is not known here",
             Self::KeyNotAllowed => "this edge has no such key",
+            Self::RightsExpired => "the time until which this edge may have this is over",
+            Self::OperationNotAllowed => "this edge may not use the key for this",
+            Self::ServerNameNotAllowed => "this edge may not use the key for this server name",
+            Self::RateLimited => "this edge has had as much as it may have at this time",
             Self::MalformedRequest => "the request is malformed",
             Self::SchemeNotAllowed => "the key does not sign with this scheme",
             Self::UnknownGroup => "the group is not known",
@@ -61,7 +76,9 @@ impl Refusal {
             Self::CallerGone => "nobody waits for the answer",
             Self::Stopping => "the key server is stopping",
             Self::KeyTransportNotAllowed => "the key is not for RSA key transport",
-            Self::KeyTransportRefused | Self::RecoveryFailed => "the handshake is refused",
+            Self::KeyTransportRefused | Self::KeyTransportServerName | Self::RecoveryFailed => {
+                "the handshake is refused"
+            }
             Self::SigningFailed | Self::FaultySignature => "the operation failed",
         }
     }

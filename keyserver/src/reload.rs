@@ -91,6 +91,7 @@ impl Reload {
         }
         self.into.channel.replace(&channel);
         self.into.metrics.tickets.groups(&authorizations);
+        let authorizations = authorizations.continuing(&self.into.authorizations.borrow());
         self.into.authorizations.send_replace(Arc::new(authorizations));
         self.into.metrics.reloaded(ReloadOutcome::Applied);
         let edges = EdgeChanges::between(&self.running.config.edge, &config.edge);
@@ -105,6 +106,9 @@ impl Reload {
             keys_changed = ?changed_keys.changed,
             "configuration loaded"
         );
+        for edge in config.edge.iter().filter(|edge| edges.changed.contains(&edge.id.as_str())) {
+            tracing::info!(edge = %edge.id, rights = edge.rights(), "rights changed");
+        }
         let Config { edge, key, channel: channel_files, .. } = config;
         let config = Config { edge, key, channel: channel_files, ..self.running.config.clone() };
         self.running = Arc::new(Running { files, config, channel, keys });

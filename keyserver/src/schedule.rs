@@ -71,7 +71,7 @@ pub struct LaneConfig {
     pub threads: usize,
     /// Tasks that may wait.
     pub bound: usize,
-    /// How much its threads give way to others, from 0, not at all, to 19.
+    /// How much its threads give way to the process's others: what is added to its niceness, which ends at 19.
     pub niceness: u8,
 }
 

@@ -20,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, Limits};
+use crate::expiry::Expiry;
 use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
 use crate::reload::{Destinations, Reload};
@@ -102,7 +103,8 @@ impl Server {
         }
         let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
         let reload = Reload::new(running, warnings, into).map_err(StartError::Signal)?;
-        let background = Background { tickets, reload };
+        let expiry = Expiry::new(authorizations.clone());
+        let background = Background { tickets, reload, expiry };
         Ok(Self {
             listener,
             address,
@@ -194,6 +196,7 @@ impl Addresses {
 struct Background {
     tickets: Option<Keeper>,
     reload: Reload,
+    expiry: Expiry,
 }
 
 impl Background {
@@ -208,6 +211,7 @@ impl Background {
             never = service.follow_removals() => never,
             never = rotations => never,
             never = self.reload.follow() => never,
+            never = self.expiry.follow() => never,
         }
     }
 }

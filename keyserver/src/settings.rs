@@ -16,9 +16,12 @@ use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
 use keystead_program::watched::Snapshot;
 
-use crate::authorize::{AllowedKeys, Authorizations, Rights};
+use crate::authorize::{Authorizations, Rights};
+use crate::config::grant::GrantConfig;
 use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
 use crate::key::{Key, KeyError};
+use crate::policy::{Budget, Grant, NotAfter, PolicyError};
+use crate::rate::Cost;
 use crate::schedule::{CostClass, LaneConfig};
 use crate::ticket_keys::group::{GroupName, TicketGroup};
 use crate::ticket_keys::ratchet::{ClockFault, Ratchet, UnixTime};
@@ -185,15 +188,37 @@ fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, 
         if !seen.insert(edge.id.clone()) {
             return Err(SettingsError::DuplicateEdge(edge.id.clone()));
         }
-        let find = |name: &String| by_name.get(name.as_str()).map(|key| Arc::clone(key)).ok_or_else(|| name.clone());
-        let keys: Result<AllowedKeys, String> = edge.keys.iter().map(find).collect();
-        let unknown = |key| SettingsError::UnknownKey { edge: edge.id.clone(), key };
-        let keys = keys.map_err(unknown)?;
+        let grants = grants(edge, &by_name)?;
+        let dearest = grants.iter().map(|grant| grant.key().unit_cost()).max().unwrap_or(Cost::LEAST);
+        let bounds = edge.bounds();
+        let budget = Budget::new(bounds, dearest);
+        let budget = budget.map_err(|cause| SettingsError::EdgePolicy { edge: edge.id.clone(), cause })?;
         let ticket_group = groups.get(&edge.ticket_group).filter(|_| !edge.revoked).cloned();
-        Ok(ticket_group.map(|ticket_group| (edge.id.clone(), Rights { keys, ticket_group })))
+        Ok(ticket_group.map(|ticket_group| {
+            let rights = Rights::new(grants, ticket_group).within(budget, bounds.not_after.into());
+            (edge.id.clone(), rights)
+        }))
     };
     // A revoked edge has no rights: it is as unknown as one that was never there.
     edges.iter().filter_map(|edge| rights(edge).transpose()).collect()
+}
+
+/// What `edge` may do with each of its keys.
+fn grants(edge: &EdgeConfig, by_name: &HashMap<&str, &Arc<Key>>) -> Result<Vec<Grant>, SettingsError> {
+    let mut seen = HashSet::new();
+    let grant = |entry: &GrantConfig| {
+        let (edge, key) = (edge.id.clone(), entry.name.clone());
+        if !seen.insert(entry.name.clone()) {
+            return Err(SettingsError::DuplicateGrant { edge, key });
+        }
+        match by_name.get(entry.name.as_str()) {
+            Some(found) => {
+                Grant::new(entry, Arc::clone(found)).map_err(|cause| SettingsError::Policy { edge, key, cause })
+            }
+            None => Err(SettingsError::UnknownKey { edge, key }),
+        }
+    };
+    edge.keys.iter().map(grant).collect()
 }
 
 /// The groups that edges are in, or were.
@@ -226,6 +251,17 @@ pub enum Warning {
     /// The clock does not fit the ticket keys.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
+    /// An edge, or an edge's key, whose time is over.
+    #[error(
+        "[[edge]] {edge}: not_after{} is in the past: the edge is refused; move it, or take the entry out",
+        .key.as_ref().map(|key| format!(" of the key {key}")).unwrap_or_default()
+    )]
+    RightsOver {
+        /// The edge.
+        edge: PeerIdentity,
+        /// The key; `None` where the end is that of all of them.
+        key: Option<String>,
+    },
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
@@ -234,12 +270,22 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let users = config.edge.iter().filter(|edge| !edge.revoked);
-    let used: HashSet<&str> = users.flat_map(|edge| edge.keys.iter().map(String::as_str)).collect();
+    let used: HashSet<&str> = users.flat_map(|edge| edge.keys.iter().map(|entry| entry.name.as_str())).collect();
     let unused =
         keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
-    readable.chain(outside).chain(unused).chain(transporting).collect()
+    readable.chain(outside).chain(unused).chain(transporting).chain(rights_over(&config.edge)).collect()
+}
+
+fn rights_over(edges: &[EdgeConfig]) -> impl Iterator<Item = Warning> {
+    let now = UnixTime::now();
+    edges.iter().filter(|edge| !edge.revoked).flat_map(move |edge| {
+        let of_all = (None, edge.not_after);
+        let of_keys = edge.keys.iter().map(|entry| (Some(entry.name.clone()), entry.bounds.not_after));
+        let over = std::iter::once(of_all).chain(of_keys).filter(move |(_, end)| NotAfter::from(*end).is_over(now));
+        over.map(|(key, _)| Warning::RightsOver { edge: edge.id.clone(), key })
+    })
 }
 
 fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {
@@ -304,6 +350,32 @@ pub enum SettingsError {
     /// Two `[[edge]]` of one identity.
     #[error("two [[edge]] have the id {0}; put their keys into one")]
     DuplicateEdge(PeerIdentity),
+    /// An edge's list names a key twice.
+    #[error("[[edge]] {edge}: the key {key} stands twice in `keys`; put both entries into one")]
+    DuplicateGrant {
+        /// Whose list.
+        edge: PeerIdentity,
+        /// The name on it.
+        key: String,
+    },
+    /// What an edge may do with a key makes no sense.
+    #[error("[[edge]] {edge}: the key {key}: {cause}")]
+    Policy {
+        /// Whose list.
+        edge: PeerIdentity,
+        /// The name on it.
+        key: String,
+        /// What is wrong.
+        cause: PolicyError,
+    },
+    /// The bounds of an edge make no sense.
+    #[error("[[edge]] {edge}: {cause}")]
+    EdgePolicy {
+        /// The edge.
+        edge: PeerIdentity,
+        /// What is wrong.
+        cause: PolicyError,
+    },
     /// An edge's list names a key that is not there.
     #[error("[[edge]] {edge}: there is no [[key]] of the name {key}")]
     UnknownKey {

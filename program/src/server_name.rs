@@ -66,7 +66,9 @@ impl fmt::Display for NamePattern {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// A client never sends an address as a server name (RFC 6066 §3).
-    #[error("`{0}` is an address, which no client asks for by server name; serve it with `default = true`")]
+    #[error(
+        "`{0}` is an address, which no client asks for by name: whoever connects to one sends none (`default = true` in a `[[virtual_host]]` serves them)"
+    )]
     IpAddress(String),
     /// Not a DNS name, nor one behind `*.`.
     #[error("`{0}` is neither a DNS name nor `*.` and a DNS name (write others in their ASCII form, `xn--…`)")]

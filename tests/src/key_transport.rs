@@ -3,6 +3,7 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::convert::Infallible;
 use std::fs;
 use std::sync::{Arc, LazyLock};
 
@@ -10,6 +11,7 @@ use keystead_keyserver::config::KeyConfig;
 use keystead_keyserver::key::Key;
 use keystead_keyserver::lease::{LeaseLimits, Leases};
 use keystead_keyserver::operation::recover_master_secret::RecoverMasterSecret;
+use keystead_keyserver::policy::Grant;
 use keystead_program::channel::PeerIdentity;
 use keystead_program::crypto::Crypto;
 use keystead_tls::crypto::{FAST, Provider};
@@ -26,7 +28,7 @@ use crate::server::{KeyTransport, Server};
 use crate::signer::SERVER_NAME;
 
 /// An RSA-2048 key that the key server recovers pre-master secrets with.
-pub static KEY: LazyLock<Key> = LazyLock::new(|| {
+pub static KEY: LazyLock<Arc<Key>> = LazyLock::new(|| {
     let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).expect("a key");
     let params = CertificateParams::new([SERVER_NAME.to_owned()]).expect("a DNS name");
     let certificate = params.self_signed(&key).expect("a certificate");
@@ -41,8 +43,11 @@ pub static KEY: LazyLock<Key> = LazyLock::new(|| {
         ocsp_response: None,
         danger_rsa_key_transport: true,
     };
-    Key::load(&config, directory.path(), Crypto::Fast, &mut rand::rng()).expect("a key that loads")
+    Key::load(&config, directory.path(), Crypto::Fast, &mut rand::rng()).expect("a key that loads").into()
 });
+
+/// Everything that [`KEY`] is for.
+pub static GRANT: LazyLock<Grant> = LazyLock::new(|| Grant::whole(KEY.clone()));
 
 /// [`KEY`]'s certificate, with key transport allowed or not.
 pub fn identity(allowed: bool) -> Arc<Identity> {
@@ -84,7 +89,8 @@ impl Default for KeyServer {
 
 impl KeyTransport for KeyServer {
     fn lease(&mut self, _: &Identity) -> Lease {
-        self.leases.lease_if(&self.edge, 1, || true).and_then(|mut batch| batch.pop()).expect("a lease")
+        let batch = self.leases.lease_if(&self.edge, 1, || Ok::<_, Infallible>(()));
+        batch.ok().and_then(|mut batch| batch.pop()).expect("a lease")
     }
 
     fn recover(&mut self, request: MasterSecretRequest<'_>) -> Option<MasterSecret> {
@@ -93,7 +99,7 @@ impl KeyTransport for KeyServer {
             handshake_messages: request.handshake_messages.to_vec(),
             finished_record: request.finished_record.to_vec(),
         };
-        asked.run(&KEY, &self.edge, &self.leases, FAST, &mut rand::rng()).ok()
+        asked.run(&GRANT, &self.edge, &self.leases, FAST, &mut rand::rng()).ok()
     }
 }
 

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use keystead_tests::client::{Client, full_offer, message};
 use keystead_tests::conversation::refused;
 use keystead_tests::key_transport::{SECRET, client, encrypt, good_block, host, identity, modulus, server};
@@ -10,7 +12,7 @@ use keystead_tests::server::Server;
 use keystead_tests::signer::{ED25519, P256};
 use keystead_tls::crypto::{FAST, PORTABLE, Provider};
 use keystead_tls::{
-    Alert, AlertDescription, CipherSuite, ClientAuth, ContentType, Error, HandshakeType, HostParameters,
+    Alert, AlertDescription, CipherSuite, ClientAuth, ContentType, Error, HandshakeType, HostParameters, Identity,
     InvalidMessage, PeerClosed, PeerIncompatible, PeerMisbehaved, SignatureScheme,
 };
 
@@ -53,6 +55,23 @@ fn both_suites_complete_with_and_without_extended_master_secret() {
             assert_eq!((summary.group, summary.scheme), (None, None));
         }
     }
+}
+
+#[test]
+fn a_key_for_key_transport_alone_signs_for_nobody() {
+    let alone = Identity::for_key_transport_alone(identity(true).chain().to_vec(), None).unwrap();
+    let ecdhe = CipherSuite::ECDHE_RSA_WITH_AES_128_GCM_SHA256;
+    let suites = [&[ecdhe], SUITES].concat();
+    let host = HostParameters { suites, identities: vec![Arc::new(alone)], ..host() };
+    let (mut both, mut server_of_both) = (client(SUITES[0], true), server(FAST, host.clone()));
+    both.offer.cipher_suites = vec![ecdhe, SUITES[0]];
+    greet(&mut both, &mut server_of_both);
+    let key_exchange = good_key_exchange(&mut both);
+    server_of_both.feed(&[key_exchange, both.change_cipher_spec(), both.finished()].concat()).unwrap();
+    assert_eq!(server_of_both.summary().suite, SUITES[0]);
+
+    let no_scheme = server(FAST, host).feed(&client(ecdhe, true).hello()).unwrap_err();
+    assert_eq!(no_scheme, Error::PeerIncompatible(PeerIncompatible::NoCommonScheme));
 }
 
 #[test]

@@ -179,18 +179,31 @@ impl Identity {
         schemes: &[SignatureScheme],
         ocsp_response: Option<Vec<u8>>,
     ) -> Result<Self, IdentityError> {
+        let identity = Self::without_schemes(chain, ocsp_response)?;
+        let fitting = identity.public_key.kind().schemes();
+        let schemes: Vec<_> = schemes.iter().copied().filter(|scheme| fitting.contains(scheme)).collect();
+        if schemes.is_empty() {
+            return Err(IdentityError::NoScheme);
+        }
+        Ok(Self { schemes, ..identity })
+    }
+
+    /// The same for a key that the key server makes no signatures with, and recovers pre-master secrets alone.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the chain cannot serve.
+    pub fn for_key_transport_alone(chain: Vec<Vec<u8>>, ocsp_response: Option<Vec<u8>>) -> Result<Self, IdentityError> {
+        Ok(Self::without_schemes(chain, ocsp_response)?.with_key_transport(true))
+    }
+
+    fn without_schemes(chain: Vec<Vec<u8>>, ocsp_response: Option<Vec<u8>>) -> Result<Self, IdentityError> {
         let leaf = chain.first().ok_or(IdentityError::EmptyChain)?;
         let length = chain.iter().chain(&ocsp_response).map(|der| der.len() + 3).sum::<usize>();
         if length > LONGEST_CHAIN {
             return Err(IdentityError::ChainTooLong);
         }
         let public_key = PublicKey::of_certificate(leaf)?;
-        let schemes: Vec<_> =
-            schemes.iter().copied().filter(|scheme| public_key.kind().schemes().contains(scheme)).collect();
-        if schemes.is_empty() {
-            return Err(IdentityError::NoScheme);
-        }
-        Ok(Self { chain, public_key, schemes, ocsp_response, allows_key_transport: false })
+        Ok(Self { chain, public_key, schemes: Vec::new(), ocsp_response, allows_key_transport: false })
     }
 
     /// The same, and the key server recovers pre-master secrets with this key: RSA key transport, which has no forward
@@ -209,7 +222,7 @@ impl Identity {
         &self.public_key
     }
 
-    /// The schemes the key server signs with for this key.
+    /// The schemes the key server signs with for this key; none for one that is for key transport alone.
     pub fn schemes(&self) -> &[SignatureScheme] {
         &self.schemes
     }

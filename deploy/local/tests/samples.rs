@@ -147,6 +147,10 @@ impl<'de> Deserializer<'de> for Fields<'_> {
 fn every_limit_stands_in_its_sample() {
     let (edges, key_servers) =
         (fields::<keystead_edge::config::Limits>(), fields::<keystead_keyserver::config::Limits>());
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/keyserver.toml")).unwrap();
+    for field in fields::<keystead_keyserver::config::EdgeConfig>() {
+        assert!(text.lines().map(uncommented).any(|line| line.starts_with(&format!("{field} = "))), "[[edge]] {field}");
+    }
     for (sample, limits) in [("edge.toml", edges), ("keyserver.toml", key_servers)] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(sample);
         let text = fs::read_to_string(source).unwrap();

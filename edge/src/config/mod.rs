@@ -2,6 +2,7 @@
 
 mod client_auth;
 mod files;
+mod key_server;
 mod virtual_host;
 
 use std::collections::BTreeSet;
@@ -10,20 +11,21 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keystead_program::channel::{ChannelConfig, HostPort};
+use keystead_program::channel::ChannelConfig;
 use keystead_program::config::{self, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
 use keystead_program::watched::Snapshot;
-use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
+use crate::proxy_protocol::TrustedProxies;
 use crate::sessions::{SessionConfig, SessionTable};
 
 use files::Reader;
 
 pub use files::HostFiles;
+pub use key_server::KeyServerConfig;
 pub use virtual_host::{FileIdentity, HostConfig};
 
 /// A checked configuration.
@@ -88,6 +90,9 @@ pub struct ListenerConfig {
     /// Whether other processes may listen on the same address (`SO_REUSEPORT`), such as a successor of this one.
     #[serde(default)]
     pub reuse_port: bool,
+    /// Whose connections begin with a PROXY header; nobody else's do.
+    #[serde(default)]
+    pub proxy_protocol_from: TrustedProxies,
 }
 
 /// The `[limits]` table.
@@ -105,9 +110,12 @@ pub struct Limits {
     /// Without a byte, once one direction has ended.
     #[serde(with = "humantime_serde")]
     pub half_closed_timeout: Duration,
-    /// For each address of a backend.
+    /// For a connection to each address of a backend.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// For the connection to any of a host's backends, however many are tried.
+    #[serde(with = "humantime_serde")]
+    pub backend_timeout: Duration,
     /// From SIGTERM to the end of the last connection.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -121,40 +129,10 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             half_closed_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
+            backend_timeout: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
         }
     }
-}
-
-/// The `[key_server]` table.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyServerConfig {
-    /// The key servers, at least one.
-    pub addresses: Vec<HostPort>,
-    /// The DNS name that the key servers' certificates carry.
-    pub server_name: String,
-    /// For one request, with its retry.
-    #[serde(with = "humantime_serde", default = "default_key_server_timeout")]
-    pub timeout: Duration,
-    /// Connections to each key server.
-    #[serde(default = "default_key_server_connections")]
-    pub connections: usize,
-    /// Requests without an answer on one connection; at the limit a handshake fails as `overloaded`.
-    #[serde(default = "default_max_in_flight")]
-    pub max_in_flight: usize,
-}
-
-fn default_key_server_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn default_key_server_connections() -> usize {
-    2
-}
-
-fn default_max_in_flight() -> usize {
-    1024
 }
 
 impl Config {
@@ -229,6 +207,7 @@ impl Limits {
             ("idle_timeout", self.idle_timeout),
             ("half_closed_timeout", self.half_closed_timeout),
             ("connect_timeout", self.connect_timeout),
+            ("backend_timeout", self.backend_timeout),
         ];
         durations.into_iter().try_for_each(|(name, duration)| check_duration(name, duration))
     }
@@ -242,28 +221,6 @@ pub(crate) fn check_duration(name: &str, duration: Duration) -> Result<(), Strin
     Ok(())
 }
 
-impl KeyServerConfig {
-    fn check(&self) -> Result<(), String> {
-        if self.addresses.is_empty() {
-            return Err("addresses is empty: name at least one key server as host:port".to_owned());
-        }
-        if let Some(twice) = first_duplicate(&self.addresses) {
-            return Err(format!("addresses has {twice} twice; `connections` says how many there are to each"));
-        }
-        if ServerName::try_from(self.server_name.as_str()).is_err() {
-            let name = &self.server_name;
-            return Err(format!("server_name {name:?} is no DNS name: write the one in the key servers' certificates"));
-        }
-        if self.connections == 0 || self.connections > 64 {
-            return Err("connections must be 1 to 64".to_owned());
-        }
-        if self.max_in_flight == 0 || self.max_in_flight > 1 << 20 {
-            return Err("max_in_flight must be 1 to 1048576".to_owned());
-        }
-        check_duration("timeout", self.timeout)
-    }
-}
-
 fn check_listeners(listeners: &[ListenerConfig]) -> Result<(), String> {
     if listeners.is_empty() {
         return Err("missing: add one with the `address` that clients connect to".to_owned());
@@ -275,7 +232,7 @@ fn check_listeners(listeners: &[ListenerConfig]) -> Result<(), String> {
     }
 }
 
-fn first_duplicate<T: PartialEq>(items: &[T]) -> Option<&T> {
+pub(crate) fn first_duplicate<T: PartialEq>(items: &[T]) -> Option<&T> {
     items.iter().enumerate().find_map(|(index, item)| items.iter().take(index).find(|other| *other == item))
 }
 
@@ -324,7 +281,7 @@ keys = ["localhost-rsa"]
 backends = ["127.0.0.1:8080"]
 "#;
 
-    pub(super) fn load(text: &str) -> Result<Config, ConfigError> {
+    pub(crate) fn load(text: &str) -> Result<Config, ConfigError> {
         load_in(tempfile::tempdir().unwrap().path(), text)
     }
 
@@ -344,8 +301,6 @@ backends = ["127.0.0.1:8080"]
         let config = load(GOOD).unwrap();
         assert_eq!(config.crypto, Crypto::Fast);
         assert_eq!(config.limits, Limits::default());
-        assert_eq!(config.key_server.timeout, Duration::from_secs(5));
-        assert_eq!(config.key_server.connections, 2);
         assert!(config.state_directory.ends_with("state") && config.state_directory.is_absolute());
         assert_eq!(config.hosts.len(), 1);
         assert!(config.metrics.is_none());
@@ -362,10 +317,6 @@ backends = ["127.0.0.1:8080"]
         for (change, expected) in [
             (("[[listener]]\naddress = \"127.0.0.1:8443\"", ""), "[[listener]]: missing"),
             (("addresses = [\"127.0.0.1:7443\"]", "addresses = []"), "[key_server]: addresses is empty"),
-            (("addresses = [\"127", "addresses = [\"127.0.0.1:7443\", \"127"), "has 127.0.0.1:7443 twice"),
-            (("server_name = \"", "server_name = \"no name "), "is no DNS name"),
-            (("server_name", "connections = 0\nserver_name"), "connections must be 1 to 64"),
-            (("server_name", "timeout = \"0s\"\nserver_name"), "timeout must be more than nothing"),
             (("[key_server]", "[limits]\nmax_connections = 0\n[key_server]"), "no client could connect"),
             (("[key_server]", "[limits]\nidle_timeout = \"0s\"\n[key_server]"), "idle_timeout must be"),
             (("[channel]", "[log]\nlevel = \"keystead_edge=loud\"\n[channel]"), "[log]"),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use keystead_program::channel::HostPort;
 use keystead_program::config::RelativePath;
 use keystead_tls::{CipherSuite, ClientAuth, HostParameters, Identity, NamedGroup, SignatureScheme};
 use rustls_pki_types::CertificateDer;
@@ -16,10 +16,13 @@ use sha2::{Digest, Sha256};
 use super::client_auth::{CheckedClientAuth, ClientAuthFile};
 use super::files::Reader;
 use super::{ConfigError, first_duplicate};
+use crate::backend::address::BackendAddress;
+use crate::backend::balance::Balance;
+use crate::backend::config::{BackendsConfig, HealthCheck, default_resolve_interval};
 use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
-use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
+use keystead_program::server_name::NamePattern;
 
 /// Whom clients may ask for, what they are shown, and where their bytes go.
 #[derive(Clone, Debug)]
@@ -32,10 +35,8 @@ pub struct HostConfig {
     pub keys: Vec<String>,
     /// Certificates from files.
     pub certificates: Vec<FileIdentity>,
-    /// Where the bytes go, at least one.
-    pub backends: Vec<HostPort>,
-    /// What precedes them there.
-    pub proxy_protocol: ProxyProtocol,
+    /// Where the bytes go, and what precedes them there.
+    pub backends: BackendsConfig,
     /// What TLS may agree on. Without identities: those come from `keys` and `certificates`.
     pub parameters: HostParameters,
     /// What verifies clients' certificates, if `parameters` asks for them.
@@ -70,7 +71,7 @@ impl HostConfig {
             ClientAuth::None => false,
             ClientAuth::Optional { .. } | ClientAuth::Required { .. } => true,
         };
-        asks && self.proxy_protocol != ProxyProtocol::V2
+        asks && self.backends.proxy_protocol != ProxyProtocol::V2
     }
 
     /// Whether sessions may be agreed on without forward secrecy.
@@ -99,7 +100,12 @@ pub(super) struct HostFile {
     keys: Vec<String>,
     #[serde(default)]
     certificates: Vec<CertificateFile>,
-    backends: Vec<HostPort>,
+    backends: Vec<BackendAddress>,
+    #[serde(default)]
+    balance: Balance,
+    #[serde(with = "humantime_serde", default = "default_resolve_interval")]
+    resolve_interval: Duration,
+    health_check: Option<HealthCheck>,
     #[serde(default)]
     proxy_protocol: ProxyProtocol,
     #[serde(default)]
@@ -187,12 +193,10 @@ impl HostFile {
         if let Some(key) = first_duplicate(&self.keys) {
             return Err(format!("keys has `{key}` twice"));
         }
-        if self.backends.is_empty() {
-            return Err("backends is empty: name at least one as host:port".to_owned());
-        }
         if self.danger_rsa_key_transport && self.keys.is_empty() {
             return Err("danger_rsa_key_transport: only a key in `keys` can be used for it".to_owned());
         }
+        let backends = self.backends_config().check(reader.directory())?;
         let certificates = self.certificates.iter().map(|table| {
             let file = table.chain.under(reader.directory()).display().to_string();
             Ok(FileIdentity { file, identity: reader.identity(table)? })
@@ -209,9 +213,18 @@ impl HostFile {
             default: self.default,
             keys: self.keys,
             certificates,
-            backends: self.backends,
-            proxy_protocol: self.proxy_protocol,
+            backends,
         })
+    }
+
+    fn backends_config(&mut self) -> BackendsConfig {
+        BackendsConfig {
+            addresses: std::mem::take(&mut self.backends),
+            balance: self.balance,
+            resolve_interval: self.resolve_interval,
+            health_check: self.health_check.take(),
+            proxy_protocol: self.proxy_protocol,
+        }
     }
 
     fn parameters(&self) -> Result<HostParameters, String> {
@@ -319,7 +332,7 @@ mod tests {
         assert_eq!(host.parameters.groups, [NamedGroup::SECP384R1, NamedGroup::X25519]);
         assert_eq!(host.parameters.schemes, [SignatureScheme::RSA_PKCS1_SHA256]);
         assert_eq!(host.parameters.alpn, [b"http/1.1".to_vec()]);
-        assert_eq!(host.proxy_protocol, ProxyProtocol::V2);
+        assert_eq!(host.backends.proxy_protocol, ProxyProtocol::V2);
     }
 
     #[test]
@@ -379,6 +392,12 @@ mod tests {
         for ((old, new), expected) in [
             (("keys = [\"a\"]\n", ""), "neither `keys` nor `certificates`"),
             (("[\"127.0.0.1:1\"]", "[]"), "backends is empty"),
+            (("[\"127.0.0.1:1\"]", "[\"127.0.0.1\"]"), "expected host:port"),
+            (("keys", "balance = \"source_hahs\"\nkeys"), "did you mean `source_hash`?"),
+            (
+                ("keys", "health_check = { interval = \"0s\" }\nkeys"),
+                "health_check: interval must be more than nothing",
+            ),
             (("[\"a.example\"]", "[]"), "number 2: names is empty"),
             (("[\"a.example\"]", "[\"a.example\", \"A.EXAMPLE\"]"), "names has a.example twice"),
             (("[\"a.example\"]", "[\"*.localhost\"]"), "the name *.localhost belongs to the host `localhost` too"),
@@ -390,7 +409,7 @@ mod tests {
                 "only a key in `keys`",
             ),
             (("keys = [\"a\"]", "certificates = [{ chain = \"none.pem\" }]"), "none.pem"),
-            (("a.example", "192.0.2.1"), "serve it with `default = true`"),
+            (("a.example", "192.0.2.1"), "(`default = true` in a `[[virtual_host]]` serves them)"),
         ] {
             let error = with(&second.replace(old, new)).unwrap_err();
             assert!(error.contains(expected), "{expected}: {error}");

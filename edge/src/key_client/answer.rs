@@ -23,28 +23,99 @@ pub(super) fn question(request: &SignatureRequest<'_>) -> v1::SignServerKeyExcha
 /// The longest signature there is: RSA with 8192 bits.
 const LONGEST_SIGNATURE: usize = 1024;
 
+/// What came of asking, when it was no answer to the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The connection is gone, or the key server says that it stops.
+    Unreachable,
+    /// Nothing has come in time.
+    NoAnswer,
+    /// The key server says that there was no time left when it came to the request.
+    TooLate,
+    /// The key is not this edge's there.
+    NotAuthorised,
+    /// The key server has too much to do.
+    Overloaded,
+    /// The connection has no place for one more request, or for one more of this key.
+    NoPlace,
+    /// The request is refused for what it is: whoever else is asked would say the same.
+    Rejected,
+    /// The key server could not do it.
+    Internal,
+    /// The answer makes no sense.
+    Senseless,
+    /// A signature that does not verify.
+    WrongSignature,
+}
+
+impl Fault {
+    /// What a handshake that fails for it is said to have failed for.
+    pub(super) fn failure(self) -> KeyServerFailure {
+        match self {
+            Self::Unreachable => KeyServerFailure::Unreachable,
+            Self::NoAnswer | Self::TooLate => KeyServerFailure::NoAnswer,
+            Self::NotAuthorised => KeyServerFailure::NotAuthorised,
+            Self::Overloaded | Self::NoPlace => KeyServerFailure::Overloaded,
+            Self::Rejected | Self::Internal | Self::Senseless => KeyServerFailure::Refused,
+            Self::WrongSignature => KeyServerFailure::WrongSignature,
+        }
+    }
+
+    /// Whether it says something of the key server as a whole.
+    pub(super) fn is_servers(self) -> bool {
+        match self {
+            Self::Unreachable | Self::NoAnswer | Self::Internal | Self::Senseless | Self::WrongSignature => true,
+            Self::TooLate | Self::NotAuthorised | Self::Overloaded | Self::NoPlace | Self::Rejected => false,
+        }
+    }
+
+    /// Whether it says something of the key at that key server.
+    pub(super) fn is_keys(self) -> bool {
+        match self {
+            Self::NoAnswer
+            | Self::TooLate
+            | Self::NotAuthorised
+            | Self::Overloaded
+            | Self::Internal
+            | Self::Senseless
+            | Self::WrongSignature => true,
+            Self::Unreachable | Self::NoPlace | Self::Rejected => false,
+        }
+    }
+
+    /// Whether it says something only if there was time enough. How much there was is often the client's doing.
+    pub(super) fn is_for_want_of_time(self) -> bool {
+        matches!(self, Self::NoAnswer | Self::TooLate)
+    }
+
+    /// Whether another key server would say the same.
+    pub(super) fn is_final(self) -> bool {
+        self == Self::Rejected
+    }
+}
+
 /// The signature in an answer.
 ///
 /// # Errors
-/// What the refusal says, or [`KeyServerFailure::Refused`] for an answer that makes no sense.
-pub(super) fn signed_params(outcome: Outcome) -> Result<SignedParams, KeyServerFailure> {
+/// What the refusal says, or [`Fault::Senseless`] for an answer that makes no sense.
+pub(super) fn signed_params(outcome: Outcome) -> Result<SignedParams, Fault> {
     match outcome {
         Outcome::SignServerKeyExchange(reply) => {
-            let server_random = reply.server_random.try_into().map_err(|_| KeyServerFailure::Refused)?;
+            let server_random = reply.server_random.try_into().map_err(|_| Fault::Senseless)?;
             if reply.signature.len() > LONGEST_SIGNATURE {
-                return Err(KeyServerFailure::Refused);
+                return Err(Fault::Senseless);
             }
             Ok(SignedParams { server_random, signature: reply.signature })
         }
         Outcome::Refusal(refusal) => Err(refused(&refusal)),
-        Outcome::LeaseRandoms(_) | Outcome::RecoverMasterSecret(_) => Err(KeyServerFailure::Refused),
+        Outcome::LeaseRandoms(_) | Outcome::RecoverMasterSecret(_) => Err(Fault::Senseless),
     }
 }
 
-fn refused(refusal: &v1::Refusal) -> KeyServerFailure {
+fn refused(refusal: &v1::Refusal) -> Fault {
     let code = code(refusal);
     tracing::warn!(?code, message = refusal.message, "refused by the key server");
-    failure(code)
+    fault(code)
 }
 
 fn code(refusal: &v1::Refusal) -> Code {
@@ -67,7 +138,7 @@ pub(super) fn leases(outcome: Outcome, count: u32) -> Result<Vec<Lease>, KeyServ
             }
             reply.leases.into_iter().map(lease).collect()
         }
-        Outcome::Refusal(refusal) => Err(failure(code(&refusal))),
+        Outcome::Refusal(refusal) => Err(fault(code(&refusal)).failure()),
         Outcome::SignServerKeyExchange(_) | Outcome::RecoverMasterSecret(_) => Err(KeyServerFailure::Refused),
     }
 }
@@ -103,39 +174,41 @@ pub enum Recovery {
 /// The master secret in an answer. Nothing is logged of a refusal, which has no cause that could be told.
 ///
 /// # Errors
-/// What says that the key server has not come to look at the handshake, or [`KeyServerFailure::Refused`] for an answer
-/// that makes no sense.
-pub(super) fn recovery(outcome: Outcome) -> Result<Recovery, KeyServerFailure> {
+/// What says that the key server has not come to look at the handshake, or [`Fault::Senseless`] for an answer that makes
+/// no sense.
+pub(super) fn recovery(outcome: Outcome) -> Result<Recovery, Fault> {
     match outcome {
         Outcome::RecoverMasterSecret(mut reply) => {
             let master_secret = reply.master_secret.as_slice().try_into().map(MasterSecret::new);
             reply.master_secret.zeroize();
-            master_secret.map(Recovery::MasterSecret).map_err(|_| KeyServerFailure::Refused)
+            master_secret.map(Recovery::MasterSecret).map_err(|_| Fault::Senseless)
         }
-        Outcome::Refusal(refusal) => {
-            let failure = failure(code(&refusal));
-            if failure == KeyServerFailure::Refused { Ok(Recovery::Refused) } else { Err(failure) }
-        }
-        Outcome::SignServerKeyExchange(_) | Outcome::LeaseRandoms(_) => Err(KeyServerFailure::Refused),
+        Outcome::Refusal(refusal) => match fault(code(&refusal)) {
+            Fault::Rejected | Fault::Internal | Fault::Senseless | Fault::WrongSignature => Ok(Recovery::Refused),
+            fault @ (Fault::Unreachable
+            | Fault::NoAnswer
+            | Fault::TooLate
+            | Fault::NotAuthorised
+            | Fault::Overloaded
+            | Fault::NoPlace) => Err(fault),
+        },
+        Outcome::SignServerKeyExchange(_) | Outcome::LeaseRandoms(_) => Err(Fault::Senseless),
     }
 }
 
-/// What a gRPC status means to a handshake.
-pub(super) fn failure(code: Code) -> KeyServerFailure {
+/// What a gRPC status means.
+pub(super) fn fault(code: Code) -> Fault {
     match code {
-        Code::Unavailable | Code::Cancelled | Code::Aborted => KeyServerFailure::Unreachable,
-        Code::DeadlineExceeded => KeyServerFailure::NoAnswer,
-        Code::PermissionDenied | Code::Unauthenticated | Code::NotFound => KeyServerFailure::NotAuthorised,
-        Code::ResourceExhausted => KeyServerFailure::Overloaded,
-        Code::Ok
-        | Code::Unknown
-        | Code::InvalidArgument
+        Code::Unavailable | Code::Cancelled | Code::Aborted => Fault::Unreachable,
+        Code::DeadlineExceeded => Fault::TooLate,
+        Code::PermissionDenied | Code::Unauthenticated | Code::NotFound => Fault::NotAuthorised,
+        Code::ResourceExhausted => Fault::Overloaded,
+        Code::InvalidArgument
         | Code::AlreadyExists
         | Code::FailedPrecondition
         | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::DataLoss => KeyServerFailure::Refused,
+        | Code::Unimplemented => Fault::Rejected,
+        Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => Fault::Internal,
     }
 }
 
@@ -160,7 +233,7 @@ mod tests {
     #[test]
     fn answers_without_sense_are_refusals() {
         for outcome in [reply(31, 256), reply(33, 256), reply(32, 1025)] {
-            assert_eq!(signed_params(outcome).unwrap_err(), KeyServerFailure::Refused);
+            assert_eq!(signed_params(outcome).unwrap_err(), Fault::Senseless);
         }
     }
 
@@ -171,11 +244,12 @@ mod tests {
             (8, KeyServerFailure::Overloaded),
             (4, KeyServerFailure::NoAnswer),
             (14, KeyServerFailure::Unreachable),
+            (3, KeyServerFailure::Refused),
             (13, KeyServerFailure::Refused),
             (u32::MAX, KeyServerFailure::Refused),
         ] {
             let refusal = Outcome::Refusal(v1::Refusal { code, message: "why".to_owned() });
-            assert_eq!(signed_params(refusal).unwrap_err(), expected, "{code}");
+            assert_eq!(signed_params(refusal).unwrap_err().failure(), expected, "{code}");
         }
     }
 
@@ -207,12 +281,12 @@ mod tests {
         let Recovery::MasterSecret(secret) = recovered(48).unwrap() else { panic!("refused") };
         assert_eq!(secret.expose(), [3; 48]);
         for length in [0, 47, 49] {
-            assert_eq!(recovered(length).unwrap_err(), KeyServerFailure::Refused);
+            assert_eq!(recovered(length).unwrap_err(), Fault::Senseless);
         }
         for code in [Code::InvalidArgument, Code::FailedPrecondition, Code::Internal, Code::Unknown] {
             assert!(matches!(recovery(refusal(code)), Ok(Recovery::Refused)));
         }
-        assert_eq!(recovery(refusal(Code::ResourceExhausted)).unwrap_err(), KeyServerFailure::Overloaded);
-        assert_eq!(recovery(refusal(Code::Unavailable)).unwrap_err(), KeyServerFailure::Unreachable);
+        assert_eq!(recovery(refusal(Code::ResourceExhausted)).unwrap_err(), Fault::Overloaded);
+        assert_eq!(recovery(refusal(Code::Unavailable)).unwrap_err(), Fault::Unreachable);
     }
 }

@@ -1,77 +1,79 @@
 //! One connection to a key server: kept up, asked over one stream, and listened to for news.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use keystead_program::channel::{Connector, HostPort};
+use keystead_program::channel::{ClientChannel, Connector, InvalidHostPort};
 use keystead_proto::v1;
 use keystead_proto::v1::key_server_client::KeyServerClient;
 use keystead_proto::v1::watch_event::Event;
-use keystead_tls::KeyServerFailure;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+use super::answer::Fault;
 use super::backoff::Backoff;
-use super::held::{HeldKeys, Holding, Need};
+use super::choice::View;
+use super::health;
+use super::held::{HeldKeys, Need};
+use super::key_state::KeyState;
+use super::peer::Server;
+use super::resolve::order;
 use super::standing::Standing;
 use super::stream::RequestStream;
-use crate::directory::{Directory, LeaseNeeds, ServerIndex};
-use crate::telemetry::LeaseTelemetry;
+use crate::directory::{Directory, LeaseNeeds};
 
 /// One connection to a key server.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) server: ServerIndex,
-    address: HostPort,
-    connector: Connector,
+    pub(super) number: usize,
+    pub(super) server: Arc<Server>,
+    /// Which of the addresses it begins at.
+    turn: usize,
+    channel: ClientChannel,
+    server_name: String,
     max_in_flight: usize,
     /// The stream of requests, while there is one.
     stream: ArcSwapOption<RequestStream>,
     standing: Arc<Standing>,
-    lease_telemetry: LeaseTelemetry,
 }
 
-/// What a link has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Load {
-    /// Whether the key server has what is needed.
-    pub(super) holding: Holding,
-    /// Whether the key server is about to stop.
-    pub(super) draining: bool,
-    /// Requests without an answer.
-    pub(super) in_flight: usize,
-    /// Leases at hand.
-    pub(super) leases: usize,
+/// What a link is made of.
+#[derive(Debug)]
+pub(super) struct LinkParts {
+    /// Its place among all links.
+    pub(super) number: usize,
+    /// Which of the addresses it begins at, counted around them.
+    pub(super) turn: usize,
+    pub(super) server: Arc<Server>,
+    pub(super) channel: ClientChannel,
+    /// The name that the key server's certificate must carry.
+    pub(super) server_name: String,
+    pub(super) max_in_flight: usize,
+    pub(super) standing: Arc<Standing>,
 }
 
 impl Link {
-    pub(super) fn new(
-        server: ServerIndex,
-        address: HostPort,
-        connector: Connector,
-        max_in_flight: usize,
-        standing: Arc<Standing>,
-        lease_telemetry: LeaseTelemetry,
-    ) -> Self {
+    /// A link that is down.
+    ///
+    /// # Errors
+    /// [`InvalidHostPort`] when the key servers' name is none.
+    pub(super) fn new(parts: LinkParts) -> Result<Self, InvalidHostPort> {
+        let LinkParts { number, turn, server, channel, server_name, max_in_flight, standing } = parts;
+        // Checked here, and used once an address is known.
+        Connector::new(channel.clone(), server.name.clone(), Some(server_name.clone()))?;
         let stream = ArcSwapOption::empty();
-        Self { server, address, connector, max_in_flight, stream, standing, lease_telemetry }
+        Ok(Self { number, server, turn, channel, server_name, max_in_flight, stream, standing })
     }
 
-    /// What the link has to do, for somebody with this need; `None` while it is down.
-    pub(super) fn load(&self, need: Need) -> Option<Load> {
-        let stream = self.stream.load();
-        let stream = stream.as_ref()?;
-        Some(Load {
-            holding: stream.holding(need),
-            draining: stream.is_draining(),
-            in_flight: stream.in_flight(),
-            leases: stream.leases(),
-        })
+    /// How the link is, for somebody with this need; `None` while it is down.
+    pub(super) fn view(&self, need: Need, key: &KeyState, now: Instant) -> Option<View> {
+        self.stream.load().as_ref().map(|stream| View::of(stream, need, key, now))
     }
 
     /// Whether the connection stands.
@@ -82,80 +84,189 @@ impl Link {
     /// The stream of requests.
     ///
     /// # Errors
-    /// [`KeyServerFailure::Unreachable`] while the link is down.
-    pub(super) fn stream(&self) -> Result<Arc<RequestStream>, KeyServerFailure> {
-        self.stream.load_full().ok_or(KeyServerFailure::Unreachable)
+    /// [`Fault::Unreachable`] while the link is down.
+    pub(super) fn stream(&self) -> Result<Arc<RequestStream>, Fault> {
+        self.stream.load_full().ok_or(Fault::Unreachable)
     }
 
     /// Keeps the connection up. Ends only by being dropped.
     pub(super) async fn keep_up(self: Arc<Self>, directory: Arc<Directory>) {
         let mut backoff = Backoff::default();
         let (mut told, mut acquaintance) = (false, Acquaintance::default());
+        // Connections to addresses that the name has left, until they are owed nothing.
+        let mut leaving = JoinSet::new();
         loop {
             let began = Instant::now();
-            let cause = self.connect_and_serve(&directory).await;
-            let stood = self.take_down(&directory);
+            let (stood, cause) = match self.connect(&directory).await {
+                Ok(connection) => (true, self.stand(connection, &directory, &mut leaving).await),
+                Err(cause) => (false, cause),
+            };
             told &= !stood;
             if acquaintance.is_ended(stood, &cause) {
-                directory.ticket_keys().forget(&self.address);
+                directory.ticket_keys().forget(&self.server.name);
             }
             // Once for each time that it is gone.
             if told {
-                tracing::debug!(key_server = %self.address, %cause, "no connection to the key server");
+                tracing::debug!(key_server = %self.server.name, %cause, "no connection to the key server");
             } else {
-                tracing::warn!(key_server = %self.address, %cause, "no connection to the key server; trying on");
+                tracing::warn!(key_server = %self.server.name, %cause, "no connection to the key server; trying on");
             }
             told = true;
+            self.server.resolve.notify_one();
             backoff.after(began.elapsed());
             sleep(backoff.pause(rand::random())).await;
         }
     }
 
-    /// No request goes out on the stream from here on, and none waits for an answer. Whether there was a stream.
-    fn take_down(&self, directory: &Directory) -> bool {
-        let Some(stream) = self.stream.swap(None) else { return false };
-        stream.close();
-        self.standing.down();
-        directory.link_down(self.server);
-        true
-    }
-
-    async fn connect_and_serve(&self, directory: &Arc<Directory>) -> LinkError {
-        match self.connect(directory).await {
-            Ok((replies, events)) => self.serve(replies, events, directory).await,
-            Err(cause) => cause,
+    /// Serves a connection until it ends, or that which takes its place when the name leads elsewhere.
+    async fn stand(
+        self: &Arc<Self>,
+        mut connection: Connection,
+        directory: &Arc<Directory>,
+        leaving: &mut JoinSet<LinkError>,
+    ) -> LinkError {
+        loop {
+            let stream = connection.upright.stream.clone();
+            let mut serving = Box::pin(connection.serve(directory.clone()));
+            let next = tokio::select! {
+                ended = &mut serving => return ended,
+                next = self.successor(stream.peer.address, directory) => next,
+            };
+            // It is asked no more, since another stream has its place.
+            stream.drain();
+            leaving.spawn(serving);
+            while leaving.try_join_next().is_some() {}
+            connection = next;
         }
     }
 
-    async fn connect(&self, directory: &Directory) -> Result<(Replies, Events), LinkError> {
-        let channel = endpoint().connect_with_connector(self.connector.clone()).await?;
-        let mut client = KeyServerClient::new(channel).max_decoding_message_size(LONGEST_EVENT);
+    /// A connection to where the name leads now, once it stands: when `address` is none of the name's any longer, or when all
+    /// stand there and nobody where this one would.
+    async fn successor(self: &Arc<Self>, address: SocketAddr, directory: &Arc<Directory>) -> Connection {
+        let mut addresses = self.server.addresses.subscribe();
+        addresses.mark_unchanged();
+        loop {
+            if addresses.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            let now = addresses.borrow_and_update().clone();
+            let is_gone = !now.contains(&address);
+            let candidates: Vec<_> = match order(&now, self.turn).next() {
+                Some(preferred) if !is_gone && self.server.is_crowded(address, preferred) => vec![preferred],
+                Some(_) | None if !is_gone => continue,
+                Some(_) | None => order(&now, self.turn).collect(),
+            };
+            if is_gone {
+                tracing::info!(key_server = %self.server.name, %address, "the name leads elsewhere");
+            }
+            for candidate in candidates {
+                match self.connect_to(candidate, directory).await {
+                    Ok(connection) => return connection,
+                    Err(cause) => tracing::debug!(address = %candidate, %cause, "the connection stays where it is"),
+                }
+            }
+        }
+    }
+
+    /// Connects to the first of the addresses that lets it.
+    async fn connect(self: &Arc<Self>, directory: &Arc<Directory>) -> Result<Connection, LinkError> {
+        let mut addresses = self.server.addresses.subscribe();
+        let addresses = match addresses.wait_for(|addresses| !addresses.is_empty()).await {
+            Ok(addresses) => addresses.clone(),
+            Err(_closed) => return Err(LinkError::Ended),
+        };
+        let mut failure = LinkError::Ended;
+        for address in order(&addresses, self.turn) {
+            match self.connect_to(address, directory).await {
+                Ok(connection) => return Ok(connection),
+                // It is the key server's word, which others of the name would repeat.
+                Err(cause) if cause.is_stranger() => return Err(cause),
+                Err(cause) => failure = cause,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn connect_to(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        directory: &Arc<Directory>,
+    ) -> Result<Connection, LinkError> {
+        let connector = Connector::new(self.channel.clone(), address.into(), Some(self.server_name.clone()));
+        let channel = endpoint().connect_with_connector(connector?).await?;
+        let mut client = KeyServerClient::new(channel.clone()).max_decoding_message_size(LONGEST_EVENT);
         let (requests, outgoing) = mpsc::channel(self.max_in_flight);
         let replies = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
         let events = client.watch(v1::WatchRequest {}).await?.into_inner();
-        let stream = RequestStream::new(requests, self.max_in_flight, self.lease_telemetry.clone());
-        self.stream.store(Some(Arc::new(stream)));
-        self.standing.up();
-        directory.link_up(self.server);
-        tracing::info!(key_server = %self.address, "connected to the key server");
-        Ok((replies, events))
+        let leases = self.server.telemetry.leases.clone();
+        let at = (self.server.peer(address), self.number);
+        let stream = Arc::new(RequestStream::new(at, requests, self.max_in_flight, leases));
+        let upright = Upright::new(self.clone(), stream, directory.clone());
+        tracing::info!(key_server = %self.server.name, %address, "connected to the key server");
+        Ok(Connection { upright, channel, replies, events })
     }
+}
 
-    async fn serve(&self, replies: Replies, events: Events, directory: &Arc<Directory>) -> LinkError {
-        let Some(stream) = self.stream.load_full() else {
-            return LinkError::Ended;
+/// A connection that stands. Dropped, no request goes out on its stream, and none waits for an answer.
+#[derive(Debug)]
+struct Upright {
+    link: Arc<Link>,
+    stream: Arc<RequestStream>,
+    directory: Arc<Directory>,
+}
+
+impl Upright {
+    fn new(link: Arc<Link>, stream: Arc<RequestStream>, directory: Arc<Directory>) -> Self {
+        stream.peer.link_up(Instant::now());
+        link.stream.store(Some(stream.clone()));
+        link.standing.up();
+        directory.link_up(link.server.index);
+        Self { link, stream, directory }
+    }
+}
+
+impl Drop for Upright {
+    fn drop(&mut self) {
+        let is_this = |current: &Option<Arc<RequestStream>>| {
+            current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &self.stream))
         };
+        // Another may have its place already.
+        self.link.stream.rcu(|current| if is_this(current) { None } else { current.clone() });
+        self.stream.close();
+        self.stream.peer.link_down();
+        self.link.standing.down();
+        self.directory.link_down(self.link.server.index);
+    }
+}
+
+/// A connection that stands, with what comes on it.
+#[derive(Debug)]
+struct Connection {
+    upright: Upright,
+    channel: Channel,
+    replies: Replies,
+    events: Events,
+}
+
+impl Connection {
+    /// Until it ends.
+    async fn serve(self, directory: Arc<Directory>) -> LinkError {
+        let Self { upright, channel, replies, events } = self;
+        let (link, stream) = (&upright.link, &upright.stream);
         let needs = directory.lease_needs();
         tokio::select! {
             biased;
-            ended = take_replies(replies, &stream) => ended,
-            ended = self.follow_lease_needs(needs, &stream) => ended,
-            ended = self.take_events(events, &stream, directory) => ended,
-            ended = drain(&stream) => ended,
-            ended = self.keep_leases(&stream) => ended,
+            ended = take_replies(replies, stream) => ended,
+            ended = link.follow_lease_needs(needs, stream) => ended,
+            ended = link.take_events(events, stream, &directory) => ended,
+            ended = drain(stream) => ended,
+            ended = link.keep_leases(stream) => ended,
+            never = health::follow(channel, stream) => match never {},
         }
     }
+}
 
+impl Link {
     /// Asks for leases as they are wanted, for one batch at a time.
     async fn keep_leases(&self, stream: &Arc<RequestStream>) -> LinkError {
         let mut pause = SHORTEST_LEASE_PAUSE;
@@ -166,7 +277,7 @@ impl Link {
             };
             // Once for each time that there are none.
             if pause == SHORTEST_LEASE_PAUSE {
-                tracing::warn!(key_server = %self.address, reason = failure.reason(), "no leases; trying on");
+                tracing::warn!(key_server = %self.server.name, reason = failure.reason(), "no leases; trying on");
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LEASE_PAUSE);
@@ -176,7 +287,7 @@ impl Link {
     /// Keeps a reserve of leases from when another configuration brings RSA key transport, or none.
     async fn follow_lease_needs(&self, mut needs: watch::Receiver<LeaseNeeds>, stream: &RequestStream) -> LinkError {
         while needs.changed().await.is_ok() {
-            stream.keep_leases(needs.borrow_and_update().of(self.server));
+            stream.keep_leases(needs.borrow_and_update().of(self.server.index));
         }
         LinkError::Ended
     }
@@ -190,7 +301,7 @@ impl Link {
             };
             match event {
                 Some(Event::Identities(identities)) => {
-                    let (into, server) = (directory.clone(), self.server);
+                    let (into, server) = (directory.clone(), self.server.index);
                     // First, so that a key is known to be held here when the first handshake needs it.
                     stream.hold(HeldKeys::read(&identities));
                     // Thousands of certificates take longer to read than a reactor may be kept.
@@ -201,7 +312,7 @@ impl Link {
                     stream.keep_leases(directory.lease_needs().borrow().of(server));
                 }
                 Some(Event::Drain(_)) => {
-                    tracing::info!(key_server = %self.address, "the key server is about to stop");
+                    tracing::info!(key_server = %self.server.name, "the key server is about to stop");
                     stream.drain();
                 }
                 Some(Event::TicketKeys(keys)) => directory.ticket_keys().tell(keys, Instant::now()),
@@ -224,6 +335,8 @@ const LONGEST_EVENT: usize = 64 << 20;
 /// A key server that has stopped answering, but not closed its connections, is found out after the sum of both.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time of both together.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 fn endpoint() -> Endpoint {
     // The connector knows where to dial; the URI is a formality.
@@ -262,6 +375,8 @@ async fn take_replies(mut replies: Replies, stream: &RequestStream) -> LinkError
 enum LinkError {
     #[error("{}", with_sources(.0))]
     Connect(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Name(#[from] InvalidHostPort),
     #[error("{:?}: {}", .0.code(), .0.message())]
     Status(Box<Status>),
     #[error("the key server ended the stream")]

@@ -1,47 +1,83 @@
 //! The edge's way to its key servers: a few long-lived connections to each, on which requests are pipelined.
+//!
+//! `choice` says where a request goes, `asking` how often and when elsewhere too, `verdict` what that says of those who were
+//! asked: it opens and closes the `breaker` of a `peer`, or of a key there (`key_state`).
 
 mod answer;
+mod asking;
 mod backoff;
+mod breaker;
+mod budget;
+mod choice;
+mod health;
 mod held;
+mod key_state;
+mod latency;
 mod leases;
 mod link;
+mod peer;
 mod pending;
 mod recover;
+mod resolve;
 mod standing;
 mod stream;
+mod telemetry;
+mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keystead_program::channel::{ClientChannel, Connector, InvalidHostPort};
+use keystead_program::channel::{ClientChannel, InvalidHostPort};
 use keystead_program::observe::Condition;
-use keystead_proto::v1;
-use keystead_proto::v1::exchange_request::Operation;
-use keystead_tls::handshake::{SignatureRequest, SignedParams};
-use keystead_tls::{KeyId, KeyServerFailure};
+use keystead_tls::handshake::SignatureRequest;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::KeyServerConfig;
 use crate::directory::{Directory, ServerIndex};
 use crate::telemetry::Telemetry;
-use held::{Holding, Need};
-use link::Link;
+use asking::Hedging;
+use breaker::Tolerance;
+use budget::Budget;
+use key_state::{KeyStates, Shape};
+use link::{Link, LinkParts};
+use peer::Server;
 use standing::Standing;
+use verdict::Key;
 
 pub use answer::Recovery;
+pub use asking::Asking;
 pub use stream::Lessor;
+pub use telemetry::{Hedge, TryTelemetry};
 
 /// Asks key servers for signatures, and for the randoms and master secrets of RSA key transport.
 #[derive(Debug)]
 pub struct KeyClient {
+    servers: Vec<Arc<Server>>,
+    /// Those of one key server follow one another.
     links: Vec<Arc<Link>>,
-    /// Where the search for the least loaded link begins, so that links with the same load take turns.
+    keys: KeyStates,
+    /// Of all keys together.
+    budget: Budget,
+    /// `None` where nobody is asked a second time for being late.
+    hedging: Option<Hedging>,
+    /// The same for requests that tell whether a key server is well again.
+    probing: Hedging,
+    /// Where the search for a lessor begins, so that links with the same load take turns.
     turn: AtomicUsize,
     timeout: Duration,
+    /// Whoever had less time to answer is not blamed for not having.
+    fair_time: Duration,
+    resolve_interval: Duration,
     telemetry: Arc<Telemetry>,
 }
+
+/// Peers of one key server at one time, for each connection: it may lead to another while it leaves the one before.
+const SLOTS_PER_CONNECTION: usize = 2;
+
+/// The part of the timeout that is time enough for an answer.
+const FAIR_PART: u32 = 4;
 
 impl KeyClient {
     /// A client without connections, until [`Self::keep_up`]. `ready` holds while there is a connection.
@@ -55,58 +91,98 @@ impl KeyClient {
         telemetry: Arc<Telemetry>,
     ) -> Result<Self, InvalidHostPort> {
         let standing = Arc::new(Standing::new(ready, telemetry.clone()));
-        let mut links = Vec::new();
-        for (index, address) in config.addresses.iter().enumerate() {
-            let connector = Connector::new(channel.clone(), address.clone(), Some(config.server_name.clone()))?;
-            for _ in 0..config.connections {
-                let (address, connector, standing) = (address.clone(), connector.clone(), standing.clone());
-                let leases = telemetry.leases.clone();
-                let link = Link::new(ServerIndex(index), address, connector, config.max_in_flight, standing, leases);
-                links.push(Arc::new(link));
+        let tolerance = Tolerance {
+            failures: config.ejection_failures,
+            shortest: config.ejection_time,
+            longest: config.longest_ejection_time,
+        };
+        let slots = config.connections * SLOTS_PER_CONNECTION;
+        let (mut servers, mut links) = (Vec::new(), Vec::new());
+        // So that not every edge begins at the same address of a name.
+        let offset = usize::from(rand::random::<u8>());
+        for (index, name) in config.addresses.iter().enumerate() {
+            let of_server = index * slots..(index + 1) * slots;
+            let server = Server::new(ServerIndex(index), name.clone(), of_server, tolerance, telemetry.clone());
+            let server = Arc::new(server);
+            for number in 0..config.connections {
+                let parts = LinkParts {
+                    number: links.len(),
+                    turn: offset + number,
+                    server: server.clone(),
+                    channel: channel.clone(),
+                    server_name: config.server_name.clone(),
+                    max_in_flight: config.max_in_flight,
+                    standing: standing.clone(),
+                };
+                links.push(Arc::new(Link::new(parts)?));
             }
+            servers.push(server);
         }
-        Ok(Self { links, turn: AtomicUsize::new(0), timeout: config.timeout, telemetry })
+        let probing =
+            Hedging { shortest: config.hedge_after, longest: config.timeout.max(config.hedge_after * 4) / FAIR_PART };
+        let shape = Shape {
+            slots: servers.len() * slots,
+            links: links.len(),
+            max_in_flight: config.max_in_flight_per_key(),
+            tolerance,
+            retry_share: config.retry_budget,
+            retry_reserve: config.max_in_flight_per_key() * config.connections,
+        };
+        Ok(Self {
+            servers,
+            links,
+            keys: KeyStates::new(shape),
+            // As many as one key server can owe when it is lost.
+            budget: Budget::new(config.retry_budget, config.max_in_flight * config.connections),
+            hedging: config.hedge.then_some(probing),
+            probing,
+            turn: AtomicUsize::new(0),
+            timeout: config.timeout,
+            fair_time: config.timeout / FAIR_PART,
+            resolve_interval: config.resolve_interval,
+            telemetry,
+        })
     }
 
     /// Keeps all connections up, and tells `directory` what the key servers tell, until the set is dropped.
     pub fn keep_up(&self, directory: &Arc<Directory>) -> JoinSet<()> {
-        self.links.iter().map(|link| link.clone().keep_up(directory.clone())).collect()
+        let mut tasks: JoinSet<()> =
+            self.links.iter().map(|link| link.clone().keep_up(directory.clone())).collect();
+        for server in &self.servers {
+            let resolving = resolve::keep_resolved(server.clone(), self.resolve_interval);
+            tasks.spawn(async { match resolving.await {} });
+        }
+        tasks
     }
 
     /// Begins to ask for a signature, which must be there by `deadline` and in no more than the configured time.
     pub fn ask(&self, request: &SignatureRequest<'_>, deadline: Instant) -> Asking<'_> {
-        let began = Instant::now();
-        Asking {
-            client: self,
-            key_id: request.identity.public_key().key_id(),
-            question: answer::question(request),
-            began,
-            deadline: deadline.min(began + self.timeout),
-            asked: None,
-            retries: RETRIES,
+        Asking::new(self, request, deadline)
+    }
+
+    /// Whether a request may be tried once more: the budgets of its key, and of all keys, have one left. So a key that is slow
+    /// everywhere does not use up what others may need.
+    fn may_try_again(&self, key: &Key) -> bool {
+        let of_key = &key.state.budget;
+        if of_key.withdraw() {
+            if self.budget.withdraw() {
+                return true;
+            }
+            of_key.give_back();
         }
+        self.telemetry.tries.retries_denied.inc();
+        false
     }
 
-    /// The best link to ask for a signature, other than `asked`: one whose key server holds the key, is not about to stop,
-    /// is not the one just asked, and has the fewest requests in flight. Who does not hold the key is asked only where
-    /// nobody has been, to have a reason for the refusal.
-    fn pick(&self, key_id: KeyId, asked: Option<&Arc<Link>>) -> Option<&Arc<Link>> {
-        self.best(asked, |link| {
-            let load = link.load(Need::Signing(key_id))?;
-            let preference = (load.holding, load.draining, is_same_server(link, asked), load.in_flight);
-            (asked.is_none() || load.holding != Holding::NotHeld).then_some(preference)
-        })
+    /// There was nobody left to try.
+    fn unmade_try(&self, key: &Key) {
+        key.state.budget.give_back();
+        self.budget.give_back();
     }
 
-    /// The link other than `asked` whose preference is the least, of those that have one.
-    fn best<P: Ord + Copy>(
-        &self,
-        asked: Option<&Arc<Link>>,
-        preference: impl Fn(&Link) -> Option<P>,
-    ) -> Option<&Arc<Link>> {
-        let others = self.in_turn().filter(|link| !asked.is_some_and(|asked| Arc::ptr_eq(link, asked)));
-        let preferred = others.filter_map(|link| Some((preference(link)?, link)));
-        preferred.min_by_key(|(preference, _)| *preference).map(|(_, link)| link)
+    /// The key server that a link leads to.
+    fn server_of(&self, link: usize) -> Option<&Arc<Server>> {
+        self.links.get(link).map(|link| &link.server)
     }
 
     /// Every link once, each time another one first.
@@ -116,80 +192,9 @@ impl KeyClient {
     }
 }
 
-fn is_same_server(link: &Link, asked: Option<&Arc<Link>>) -> bool {
-    asked.is_some_and(|asked| asked.server == link.server)
-}
-
 /// The deadline of a try that leaves another one possible: it gets half of the time that is left, so that a key server that
 /// does not answer leaves the other half to one that does.
 fn half_way_to(deadline: Instant) -> Instant {
     let now = Instant::now();
     now + deadline.saturating_duration_since(now) / 2
-}
-
-/// How often a request is asked again.
-const RETRIES: usize = 1;
-
-/// A request for one signature, over as many tries as it may have.
-#[derive(Debug)]
-pub struct Asking<'c> {
-    client: &'c KeyClient,
-    key_id: KeyId,
-    question: v1::SignServerKeyExchangeRequest,
-    began: Instant,
-    deadline: Instant,
-    asked: Option<Arc<Link>>,
-    retries: usize,
-}
-
-impl Asking<'_> {
-    /// The answer to the request. A try that fails is repeated on another connection, of another key server if there is
-    /// one, which may hold a key that the first does not, or be less busy, or in better health. The client has been sent
-    /// nothing, and a key server keeps no state of it, so asking twice is harmless.
-    ///
-    /// # Errors
-    /// [`KeyServerFailure`] of the last try.
-    pub async fn signed(&mut self) -> Result<SignedParams, KeyServerFailure> {
-        loop {
-            match self.try_once().await {
-                Ok(signed) => {
-                    self.client.telemetry.key_server_answered(self.began.elapsed());
-                    return Ok(signed);
-                }
-                Err(failure) => self.failed(failure)?,
-            }
-        }
-    }
-
-    /// The answer was a wrong signature. On success, [`Self::signed`] asks elsewhere.
-    ///
-    /// # Errors
-    /// [`KeyServerFailure::WrongSignature`] when no further try is to be had.
-    pub fn wrong_signature(&mut self) -> Result<(), KeyServerFailure> {
-        self.failed(KeyServerFailure::WrongSignature)
-    }
-
-    async fn try_once(&mut self) -> Result<SignedParams, KeyServerFailure> {
-        let link = self.client.pick(self.key_id, self.asked.as_ref()).ok_or(KeyServerFailure::Unreachable)?.clone();
-        let operation = Operation::SignServerKeyExchange(self.question.clone());
-        let deadline = self.deadline_of_try(&link);
-        let outcome = self.asked.insert(link).stream()?.ask(operation, deadline).await?;
-        answer::signed_params(outcome)
-    }
-
-    fn deadline_of_try(&self, link: &Arc<Link>) -> Instant {
-        let is_last = self.retries == 0 || self.client.pick(self.key_id, Some(link)).is_none();
-        if is_last { self.deadline } else { half_way_to(self.deadline) }
-    }
-
-    fn failed(&mut self, failure: KeyServerFailure) -> Result<(), KeyServerFailure> {
-        self.client.telemetry.key_server_failed(failure);
-        let elsewhere = self.asked.as_ref().is_some_and(|asked| self.client.pick(self.key_id, Some(asked)).is_some());
-        if self.retries == 0 || !elsewhere {
-            return Err(failure);
-        }
-        self.retries -= 1;
-        self.client.telemetry.key_server_retries.inc();
-        Ok(())
-    }
 }

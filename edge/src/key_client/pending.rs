@@ -1,6 +1,7 @@
 //! Requests that wait for their answers on one connection.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keystead_proto::v1::exchange_reply::Outcome;
@@ -12,6 +13,8 @@ use tokio::sync::oneshot;
 pub(super) struct Pending {
     limit: usize,
     waiting: Mutex<Waiting>,
+    /// As many as wait, to be read by those who look for the least busy connection.
+    count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -24,7 +27,7 @@ struct Waiting {
 impl Pending {
     /// Room for `limit` requests.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, waiting: Mutex::default() }
+        Self { limit, waiting: Mutex::default(), count: AtomicUsize::new(0) }
     }
 
     /// Makes room for an answer: the id to ask with, and where the answer comes. The receiver fails when the
@@ -50,12 +53,13 @@ impl Pending {
         waiting.next_id += 1;
         let (sender, receiver) = oneshot::channel();
         waiting.answers.insert(id, sender);
+        self.count.store(waiting.answers.len(), Ordering::Relaxed);
         Ok((id, receiver))
     }
 
     /// Hands an answer to whoever waits for it. Nobody does after its time was over.
     pub(super) fn answer(&self, id: u64, outcome: Outcome) {
-        let waiting = self.lock().answers.remove(&id);
+        let waiting = self.remove(id);
         if let Some(waiting) = waiting {
             let _ = waiting.send(outcome);
         }
@@ -63,12 +67,12 @@ impl Pending {
 
     /// Nobody waits for this answer any longer.
     pub(super) fn forget(&self, id: u64) {
-        self.lock().answers.remove(&id);
+        self.remove(id);
     }
 
     /// Requests without an answer.
     pub(super) fn len(&self) -> usize {
-        self.lock().answers.len()
+        self.count.load(Ordering::Relaxed)
     }
 
     /// The connection is lost: every request fails, at once and from here on.
@@ -76,6 +80,14 @@ impl Pending {
         let mut waiting = self.lock();
         waiting.closed = true;
         waiting.answers = HashMap::new();
+        self.count.store(0, Ordering::Relaxed);
+    }
+
+    fn remove(&self, id: u64) -> Option<oneshot::Sender<Outcome>> {
+        let mut waiting = self.lock();
+        let removed = waiting.answers.remove(&id);
+        self.count.store(waiting.answers.len(), Ordering::Relaxed);
+        removed
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {

@@ -7,12 +7,18 @@ use keystead_tls::handshake::{Lease, MasterSecretRequest};
 use keystead_tls::{KeyId, KeyServerFailure};
 use tokio::time::Instant;
 
-use super::answer::{self, Recovery};
+use super::answer::{self, Fault, Recovery};
+use super::choice::Fitness;
 use super::held::{Holding, Need};
-use super::link::Link;
+use super::key_state::KeyState;
+use super::link::{KEEP_ALIVE, Link};
 use super::stream::Lessor;
-use super::{KeyClient, RETRIES, half_way_to, is_same_server};
+use super::verdict::{Key, Sent};
+use super::{KeyClient, half_way_to};
 use crate::telemetry::Recovered;
+
+/// How often another connection is asked for a lease.
+const LEASE_RETRIES: usize = 1;
 
 impl KeyClient {
     /// A leased random for a handshake with the key `key_id`, by `deadline` and in no more than the configured time. A try
@@ -23,14 +29,15 @@ impl KeyClient {
     /// [`KeyServerFailure`] of the last try.
     pub async fn lease(&self, key_id: KeyId, deadline: Instant) -> Result<(Lease, Lessor), KeyServerFailure> {
         let deadline = deadline.min(Instant::now() + self.timeout);
-        let mut retries = RETRIES;
-        let mut asked: Option<Arc<Link>> = None;
+        let (key, need) = (self.keys.of(key_id), Need::KeyTransport(key_id));
+        let mut retries = LEASE_RETRIES;
+        let mut asked: Option<&Arc<Link>> = None;
         loop {
-            let Some(link) = self.pick_lessor(key_id, asked.as_ref()).cloned() else {
+            let Some(link) = self.pick_lessor(&key, need, asked) else {
                 return Err(self.failed_lease(self.nobody_leases()));
             };
-            let has_other = retries > 0 && self.pick_lessor(key_id, Some(&link)).is_some();
-            match lease_of(&link, if has_other { half_way_to(deadline) } else { deadline }).await {
+            let has_other = retries > 0 && self.pick_lessor(&key, need, Some(link)).is_some();
+            match lease_of(link, if has_other { half_way_to(deadline) } else { deadline }).await {
                 Ok(leased) => return Ok(leased),
                 Err(failure) if !has_other => return Err(self.failed_lease(failure)),
                 Err(failure) => self.failed_lease(failure),
@@ -52,36 +59,67 @@ impl KeyClient {
         lessor: &Lessor,
         deadline: Instant,
     ) -> Result<Recovery, KeyServerFailure> {
-        let began = Instant::now();
+        let key_id = request.identity.public_key().key_id();
+        let key = Key { id: key_id, state: self.keys.of(key_id) };
         let operation = Operation::RecoverMasterSecret(answer::recover_question(request));
-        let outcome = lessor.stream().ask(operation, deadline.min(began + self.timeout)).await;
-        let recovery = outcome.and_then(answer::recovery);
+        let sent = Sent::to(lessor.stream().peer.clone(), Instant::now());
+        let recovery = self.recovered(&key, operation, lessor, deadline).await;
+        let server = self.server_of(lessor.stream().link);
         match &recovery {
             Ok(answered) => {
-                self.telemetry.key_server_answered(began.elapsed());
+                let elapsed = sent.began.elapsed();
+                self.telemetry.key_server_answered(elapsed);
+                server.inspect(|server| server.tries.answered(elapsed));
                 self.telemetry.recovery(match answered {
                     Recovery::MasterSecret(_) => Recovered::Recovered,
                     Recovery::Refused => Recovered::Refused,
                 });
+                // A client can have a refusal whenever it likes: it says nothing of the key server, good or bad.
+                if matches!(answered, Recovery::MasterSecret(_)) {
+                    self.judge_right(&key, &sent);
+                }
             }
-            Err(failure) => {
-                self.telemetry.key_server_failed(*failure);
+            Err(fault) => {
+                self.telemetry.key_server_failed(fault.failure());
+                server.inspect(|server| server.tries.failed(fault.failure()));
                 self.telemetry.recovery(Recovered::Failed);
+                self.judge_wrong(&key, &sent, *fault);
             }
         }
-        recovery
+        recovery.map_err(Fault::failure)
+    }
+
+    async fn recovered(
+        &self,
+        key: &Key,
+        operation: Operation,
+        lessor: &Lessor,
+        deadline: Instant,
+    ) -> Result<Recovery, Fault> {
+        let _place = key.state.place(lessor.stream().link).ok_or(Fault::NoPlace)?;
+        let deadline = deadline.min(Instant::now() + self.timeout);
+        answer::recovery(lessor.stream().ask(operation, deadline).await?)
     }
 
     /// The best link to have a lease from, other than `asked`: one whose key server holds the key for RSA key transport, is
-    /// not about to stop, is not the one just asked, has a lease at hand, and has the fewest requests in flight.
-    fn pick_lessor(&self, key_id: KeyId, asked: Option<&Arc<Link>>) -> Option<&Arc<Link>> {
-        self.best(asked, |link| {
-            let load = link.load(Need::KeyTransport(key_id))?;
-            let preference =
-                (load.holding, load.draining, is_same_server(link, asked), load.leases == 0, load.in_flight);
+    /// neither about to stop nor failing, is not the one just asked, has a lease at hand, and has the fewest requests in
+    /// flight.
+    fn pick_lessor(&self, key: &KeyState, need: Need, asked: Option<&Arc<Link>>) -> Option<&Arc<Link>> {
+        let now = Instant::now();
+        let asked_slot = asked.and_then(|asked| Some(asked.stream().ok()?.peer.slot));
+        let others = self.in_turn().filter(|link| !asked.is_some_and(|asked| Arc::ptr_eq(link, asked)));
+        let preferred = others.filter_map(|link| {
+            let view = link.view(need, key, now)?;
+            // Nobody else can be asked meanwhile, so no handshake is a probe. But a connection that has stood for so long
+            // leads to somebody who is well enough to answer pings.
+            let is_overdue = view.due_since.is_some_and(|since| now - since > KEEP_ALIVE);
+            let fitness = if is_overdue { Fitness::Good } else { view.fitness };
+            let was_asked = asked_slot == Some(view.slot);
+            let preference = (view.holding, fitness, was_asked, view.leases == 0, view.in_flight);
             // A lease of any other cannot be made a master secret of.
-            (load.holding != Holding::NotHeld).then_some(preference)
-        })
+            (view.holding != Holding::NotHeld).then_some((preference, link))
+        });
+        preferred.min_by_key(|(preference, _)| *preference).map(|(_, link)| link)
     }
 
     /// Why no link is there to have a lease from.
@@ -99,5 +137,5 @@ impl KeyClient {
 }
 
 async fn lease_of(link: &Link, deadline: Instant) -> Result<(Lease, Lessor), KeyServerFailure> {
-    link.stream()?.lease(deadline).await
+    link.stream().map_err(Fault::failure)?.lease(deadline).await
 }

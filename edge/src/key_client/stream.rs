@@ -1,7 +1,9 @@
 //! One connection's stream of requests, with what belongs to the process at its other end.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -13,19 +15,24 @@ use keystead_proto::v1::exchange_request::Operation;
 use keystead_tls::KeyServerFailure;
 use keystead_tls::handshake::Lease;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::answer;
+use super::answer::{self, Fault};
 use super::held::{HeldKeys, Holding, Need};
 use super::leases::Leases;
+use super::peer::Peer;
 use super::pending::Pending;
 use crate::telemetry::LeaseTelemetry;
 
 /// The stream of requests of one connection, for as long as that stands.
 #[derive(Debug)]
 pub(super) struct RequestStream {
+    /// Who answers.
+    pub(super) peer: Arc<Peer>,
+    /// The number of the link.
+    pub(super) link: usize,
     requests: mpsc::Sender<v1::ExchangeRequest>,
     pending: Pending,
     leases: Leases,
@@ -35,45 +42,58 @@ pub(super) struct RequestStream {
     lessees: AtomicUsize,
     /// Cancelled when the key server says that it is about to stop.
     draining: CancellationToken,
+    /// Unless the key server says that it does not.
+    serving: AtomicBool,
 }
 
 impl RequestStream {
+    /// A stream on the link with this number, to this peer.
     pub(super) fn new(
+        (peer, link): (Arc<Peer>, usize),
         requests: mpsc::Sender<v1::ExchangeRequest>,
         max_in_flight: usize,
         lease_telemetry: LeaseTelemetry,
     ) -> Self {
         Self {
+            peer,
+            link,
             requests,
             pending: Pending::new(max_in_flight),
             leases: Leases::new(lease_telemetry),
             held: ArcSwapOption::empty(),
             lessees: AtomicUsize::new(0),
             draining: CancellationToken::new(),
+            serving: AtomicBool::new(true),
         }
     }
 
     /// Asks, and waits for the answer until `deadline`.
-    pub(super) async fn ask(
-        self: &Arc<Self>,
-        operation: Operation,
-        deadline: Instant,
-    ) -> Result<Outcome, KeyServerFailure> {
-        let (id, answer) = self.pending.insert()?;
-        let waiting = Waiting { stream: self.clone(), id };
-        self.requests.try_send(waiting.request(operation, deadline)?).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => KeyServerFailure::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => KeyServerFailure::Unreachable,
+    pub(super) async fn ask(self: &Arc<Self>, operation: Operation, deadline: Instant) -> Result<Outcome, Fault> {
+        timeout_at(deadline, self.begin(operation, deadline)?).await.unwrap_or(Err(Fault::NoAnswer))
+    }
+
+    /// Asks; the key server is told that the answer is waited for until `deadline`.
+    pub(super) fn begin(self: &Arc<Self>, operation: Operation, deadline: Instant) -> Result<Awaited, Fault> {
+        let (id, answer) = self.pending.insert().map_err(|failure| match failure {
+            KeyServerFailure::Overloaded => Fault::NoPlace,
+            KeyServerFailure::Unreachable
+            | KeyServerFailure::NoAnswer
+            | KeyServerFailure::NotAuthorised
+            | KeyServerFailure::Refused
+            | KeyServerFailure::WrongSignature => Fault::Unreachable,
         })?;
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_lost)) => Err(KeyServerFailure::Unreachable),
-            Err(_elapsed) => Err(KeyServerFailure::NoAnswer),
-        }
+        let waiting = Waiting { stream: self.clone(), id };
+        let request = waiting.request(operation, deadline).map_err(|_too_long| Fault::Rejected)?;
+        self.requests.try_send(request).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Fault::NoPlace,
+            mpsc::error::TrySendError::Closed(_) => Fault::Unreachable,
+        })?;
+        Ok(Awaited { answer, _waiting: waiting })
     }
 
     /// An answer has come.
     pub(super) fn answer(&self, id: u64, outcome: Outcome) {
+        self.peer.answered();
         self.pending.answer(id, outcome);
     }
 
@@ -136,9 +156,17 @@ impl RequestStream {
         self.draining.cancel();
     }
 
-    /// Whether the key server is about to stop.
-    pub(super) fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
+    /// The key server says that it serves, or that it does not.
+    pub(super) fn serve(&self, serving: bool) {
+        if self.serving.swap(serving, Ordering::Relaxed) != serving {
+            let (key_server, address) = (&self.peer.server, self.peer.address);
+            tracing::info!(%key_server, %address, link = self.link, serving, "the key server tells of its health");
+        }
+    }
+
+    /// Whether others should be asked: the key server is about to stop, or says that it does not serve.
+    pub(super) fn is_avoided(&self) -> bool {
+        self.draining.is_cancelled() || !self.serving.load(Ordering::Relaxed)
     }
 
     /// Waits until the key server is about to stop and owes nothing.
@@ -184,7 +212,24 @@ impl Drop for Lessor {
     }
 }
 
+/// An answer that is waited for. Dropped, nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    answer: oneshot::Receiver<Outcome>,
+    _waiting: Waiting,
+}
+
+impl Future for Awaited {
+    type Output = Result<Outcome, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = ready!(Pin::new(&mut self.answer).poll(cx));
+        Poll::Ready(answered.map_err(|_lost| Fault::Unreachable))
+    }
+}
+
 /// A request that waits for its answer; when dropped, its place is free again.
+#[derive(Debug)]
 struct Waiting {
     stream: Arc<RequestStream>,
     id: u64,
@@ -216,18 +261,20 @@ impl Drop for Waiting {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::key_client::peer::tests::{address, server};
 
     #[tokio::test]
     async fn a_batch_of_leases_needs_no_place_among_the_requests() {
         let (requests, mut sent) = mpsc::channel(1);
-        let stream = Arc::new(RequestStream::new(requests, 1, LeaseTelemetry::default()));
+        let peer = server(0, 0..1).peer(address(1));
+        let stream = Arc::new(RequestStream::new((peer, 0), requests, 1, LeaseTelemetry::default()));
         let soon = Instant::now() + Duration::from_secs(5);
         let ask = || stream.ask(Operation::SignServerKeyExchange(v1::SignServerKeyExchangeRequest::default()), soon);
         stream.keep_leases(true);
         let key_server = async {
             // The one place and all room on the way are taken when the batch is asked for.
             tokio::task::yield_now().await;
-            assert_eq!(ask().await.unwrap_err(), KeyServerFailure::Overloaded);
+            assert_eq!(ask().await.unwrap_err(), Fault::NoPlace);
             let first = sent.recv().await.unwrap();
             let batch = sent.recv().await.unwrap();
             assert!(matches!(batch.operation, Some(Operation::LeaseRandoms(_))));

@@ -17,8 +17,9 @@ use keystead_tls::Established;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::backend::Connected;
 use crate::config::Limits;
-use crate::socket;
+use crate::socket::{self, Stream};
 use crate::telemetry::{Ended, Lost, Telemetry};
 use to_backend::ToBackend;
 use to_client::ToClient;
@@ -26,7 +27,7 @@ use to_client::ToClient;
 /// Moves bytes until both directions have ended or one of them cannot go on. Then both connections are closed.
 pub async fn relay(
     client: TcpStream,
-    backend: TcpStream,
+    backend: Connected,
     mut tls: Box<Established>,
     limits: &Limits,
     telemetry: &Telemetry,
@@ -41,7 +42,7 @@ pub async fn relay(
 #[derive(Debug)]
 struct Relay {
     client: TcpStream,
-    backend: TcpStream,
+    backend: Connected,
     tls: Box<Established>,
     to_backend: ToBackend,
     to_client: ToClient,
@@ -72,8 +73,8 @@ impl Relay {
     /// One read and one write in each direction. Whether data moved.
     fn pump(&mut self, telemetry: &Telemetry) -> Result<bool, Ended> {
         let Self { client, backend, tls, to_backend, to_client } = self;
-        let upward = to_backend.pump(tls, client, backend, &mut to_client.alerts)?;
-        let downward = to_client.pump(tls, client, backend)?;
+        let upward = to_backend.pump(tls, client, &backend.stream, &mut to_client.alerts)?;
+        let downward = to_client.pump(tls, client, &backend.stream)?;
         if upward > 0 {
             telemetry.bytes_to_backend.inc_by(upward as u64);
         }
@@ -125,13 +126,13 @@ impl Relay {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let upward = match self.to_backend.waits_for() {
-            Some(to_backend::WaitsFor::Backend) => self.backend.poll_write_ready(cx).is_ready(),
+            Some(to_backend::WaitsFor::Backend) => self.backend.stream.poll_write_ready(cx).is_ready(),
             Some(to_backend::WaitsFor::Client) => self.client.poll_read_ready(cx).is_ready(),
             None => false,
         };
         let downward = match self.to_client.waits_for() {
             Some(to_client::WaitsFor::Client) => self.client.poll_write_ready(cx).is_ready(),
-            Some(to_client::WaitsFor::Backend) => self.backend.poll_read_ready(cx).is_ready(),
+            Some(to_client::WaitsFor::Backend) => self.backend.stream.poll_read_ready(cx).is_ready(),
             None => false,
         };
         if upward || downward { Poll::Ready(()) } else { Poll::Pending }

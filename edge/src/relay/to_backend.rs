@@ -6,6 +6,7 @@ use std::ops::Range;
 use keystead_tls::{Error, Established, Opened};
 use tokio::net::TcpStream;
 
+use crate::backend::target::BackendStream;
 use crate::buffer::{Buffer, Lent};
 use crate::socket;
 use crate::telemetry::{Ended, Lost};
@@ -59,7 +60,7 @@ impl ToBackend {
         &mut self,
         tls: &mut Established,
         client: &TcpStream,
-        backend: &TcpStream,
+        backend: &BackendStream,
         alerts: &mut Vec<u8>,
     ) -> Result<usize, Ended> {
         if self.is_done() {
@@ -125,7 +126,7 @@ impl ToBackend {
         Ok(())
     }
 
-    fn write(&mut self, backend: &TcpStream) -> usize {
+    fn write(&mut self, backend: &BackendStream) -> usize {
         let Some(lent) = &mut self.lent else { return 0 };
         let Buffer { bytes, parts } = lent.buffer();
         if parts.is_empty() {
@@ -152,7 +153,7 @@ impl ToBackend {
     }
 
     /// Tells the backend once all is written that no more follows.
-    fn finish(&mut self, backend: &TcpStream) {
+    fn finish(&mut self, backend: &BackendStream) {
         if self.input != Input::Open && self.output == Output::Open && !self.has_plaintext() {
             // Fails when the backend is gone, which reading from it will tell.
             let _: io::Result<()> = socket::shutdown_write(backend);

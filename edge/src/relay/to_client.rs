@@ -6,6 +6,7 @@ use std::ops::Range;
 use keystead_tls::Established;
 use tokio::net::TcpStream;
 
+use crate::backend::target::BackendStream;
 use crate::buffer::{Buffer, Lent};
 use crate::socket;
 use crate::telemetry::{Ended, Lost};
@@ -46,7 +47,7 @@ impl ToClient {
         &mut self,
         tls: &mut Established,
         client: &TcpStream,
-        backend: &TcpStream,
+        backend: &BackendStream,
     ) -> Result<usize, Ended> {
         let mut moved = 0;
         if self.state == State::Ended {
@@ -62,7 +63,7 @@ impl ToClient {
     }
 
     /// Reads from the backend and protects what came.
-    fn fill(&mut self, tls: &mut Established, backend: &TcpStream) -> Result<usize, Ended> {
+    fn fill(&mut self, tls: &mut Established, backend: &BackendStream) -> Result<usize, Ended> {
         let mut lent = Lent::take();
         let Buffer { bytes, .. } = lent.buffer();
         let read = read_into_slots(tls, bytes, backend).map_err(|_| Ended::Lost(Lost::BackendReset))?;
@@ -167,7 +168,7 @@ pub(super) enum WaitsFor {
 }
 
 /// Reads into the payloads of as many slots as `bytes` has, up to [`SLOTS`].
-fn read_into_slots(tls: &Established, bytes: &mut [u8], backend: &TcpStream) -> io::Result<Option<usize>> {
+fn read_into_slots(tls: &Established, bytes: &mut [u8], backend: &BackendStream) -> io::Result<Option<usize>> {
     let (headroom, most) = (tls.headroom(), tls.max_payload());
     let mut slots = bytes.chunks_exact_mut(headroom + most + tls.tailroom());
     let mut payloads: [IoSliceMut<'_>; SLOTS] = std::array::from_fn(|_| {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use keystead_edge::proxy_protocol::TrustedProxies;
 use rustls::{AlertDescription, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -257,7 +258,8 @@ async fn after_stop_connections_go_on_and_no_other_is_accepted() {
 async fn the_task_of_a_connection_is_small() {
     let stack = Stack::start(Options::default()).await;
     let client = TcpStream::connect(stack.edge).await.unwrap();
-    let task = stack.connections.serve(client, stack.edge);
+    let proxies = TrustedProxies::default();
+    let task = stack.connections.serve(client, stack.edge, &proxies);
     // What only handshakes need is boxed and freed; a connection that idles pays for its relay alone.
     assert!(size_of_val(&task) <= 1280, "{}", size_of_val(&task));
 }

@@ -62,7 +62,11 @@ async fn a_configuration_that_brings_key_transport_brings_leases() {
     let text = std::fs::read_to_string(&file).unwrap() + "danger_rsa_key_transport = true\n";
     std::fs::write(&file, text).unwrap();
     let hosts = Config::load(&file).unwrap().hosts;
-    stack.connections.handshakes.directory.replace(hosts.into_iter().map(HostTemplate::new).collect());
+    stack
+        .connections
+        .handshakes
+        .directory
+        .replace(hosts.into_iter().map(|host| HostTemplate::new(host, &stack.pool)).collect());
     stack.until_metric("leases_ready", 512).await;
 }
 

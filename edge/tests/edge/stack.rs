@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_edge::backend::Pool;
 use keystead_edge::client_auth::{self, Verifications};
 use keystead_edge::config::{Config, Limits};
 use keystead_edge::connection::Connections;
@@ -47,6 +48,7 @@ pub(crate) struct Stack {
     pub(crate) connections: Arc<Connections>,
     pub(crate) backend: TcpListener,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) readiness: Readiness,
     pub(crate) tracker: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -73,6 +75,8 @@ pub(crate) struct Options {
     pub(crate) without_key: usize,
     pub(crate) connections: usize,
     pub(crate) key_server_timeout: Duration,
+    /// Further lines of `[key_server]`.
+    pub(crate) key_server_lines: &'static str,
     pub(crate) limits: Limits,
     /// Further lines of the virtual host, and of further hosts.
     pub(crate) host_lines: String,
@@ -92,6 +96,7 @@ impl Default for Options {
             without_key: 0,
             connections: 2,
             key_server_timeout: Duration::from_secs(2),
+            key_server_lines: "",
             limits,
             host_lines: String::new(),
             directory: tempfile::tempdir().unwrap(),
@@ -134,6 +139,7 @@ impl Stack {
 
         let mut registry = Registry::default();
         let telemetry = Arc::new(Telemetry::register(&mut registry));
+        let pool = Pool::register(&mut registry);
         let readiness = Readiness::new();
         let edge = material(&authority, SanType::URI("spiffe://test/edge/one".try_into().unwrap()));
         let channel = ClientChannel::new(&edge);
@@ -141,7 +147,7 @@ impl Stack {
             KeyClient::new(&config.key_server, &channel, readiness.condition("key_server"), telemetry.clone()).unwrap();
         let verifiers: Vec<_> = config.hosts.iter().filter_map(|host| host.client_verifier.clone()).collect();
         let directory = Arc::new(Directory::new(
-            config.hosts.into_iter().map(HostTemplate::new).collect(),
+            config.hosts.into_iter().map(|host| HostTemplate::new(host, &pool)).collect(),
             key_servers.len(),
             IdentitySet::default(),
             readiness.condition("identities"),
@@ -166,6 +172,7 @@ impl Stack {
             connections,
             backend,
             telemetry,
+            pool,
             readiness,
             tracker,
             stop,
@@ -305,7 +312,7 @@ address = "127.0.0.1:0"
 addresses = [{}]
 server_name = "{KEY_SERVER_NAME}"
 timeout = "{}ms"
-connections = {}
+{}
 [[virtual_host]]
 names = ["{SERVER_NAME}"]
 keys = ["key"]
@@ -314,12 +321,15 @@ backends = ["{backend}"]
 "#,
         addresses.join(", "),
         options.key_server_timeout.as_millis(),
-        options.connections,
+        options.key_server_lines,
         options.host_lines.replace("BACKEND", &backend.to_string()),
     );
     let file = options.directory.path().join("edge.toml");
     std::fs::write(&file, text).unwrap();
-    Config::load(&file).unwrap()
+    let mut config = Config::load(&file).unwrap();
+    // No file may have one alone, but what happens on one connection is seen best where there is no other.
+    config.key_server.connections = options.connections;
+    config
 }
 
 /// A client's chain and its key.

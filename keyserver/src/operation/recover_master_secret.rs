@@ -5,7 +5,8 @@
 //! it would have to know the pre-master secret already. It is released only for the ServerHello.random that was leased to
 //! that very edge and not used before, so a handshake on record is never opened afterwards.
 //!
-//! What is public decides about the first part of the work: the lease, and whether the messages are a handshake. From the
+//! What is public decides about the first part of the work: the lease, whether the messages are a handshake, and whether the
+//! edge may use the key for the name in ClientHello. From the
 //! private operation on, every request takes the same steps, and there is one way to say no.
 
 mod handshake;
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 use super::pkcs1_unpad::{PRE_MASTER_SECRET_LENGTH, pre_master_secret};
 use crate::key::Key;
 use crate::lease::Leases;
+use crate::policy::Grant;
 use crate::refusal::Refusal;
 use handshake::{FINISHED_LENGTH, FRAGMENT_LENGTH, Handshake};
 
@@ -46,19 +48,24 @@ struct Accepted<'m> {
 }
 
 impl RecoverMasterSecret {
-    /// Recovers it with `key`, for the peer `edge`. The lease is spent whatever comes of it.
+    /// Recovers it with the key of `grant`, for the peer `edge`. The lease is spent whatever comes of it.
     ///
     /// # Errors
-    /// [`Refusal::KeyTransportRefused`] for every cause but [`Refusal::RecoveryFailed`], which is the key's.
+    /// [`Refusal::KeyTransportRefused`] for every cause but [`Refusal::KeyTransportServerName`], which is the grant's, and
+    /// [`Refusal::RecoveryFailed`], which is the key's. The peer is told the same of all three.
     pub fn run(
         &self,
-        key: &Key,
+        grant: &Grant,
         edge: &PeerIdentity,
         leases: &Leases,
         provider: &dyn Provider,
         rng: &mut dyn CryptoRng,
     ) -> Result<MasterSecret, Refusal> {
+        let key = grant.key();
         let accepted = self.accept(key, edge, leases).ok_or(Refusal::KeyTransportRefused)?;
+        if !grant.serves(accepted.handshake.server_name.as_deref()) {
+            return Err(Refusal::KeyTransportServerName);
+        }
         let pre_master_secret = accepted.handshake.pre_master_secret(key, rng)?;
         let master_secret = accepted.handshake.master_secret(&pre_master_secret);
         match bool::from(accepted.finished_verifies(&master_secret, provider)) {

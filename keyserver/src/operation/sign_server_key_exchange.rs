@@ -23,6 +23,9 @@ pub struct SignServerKeyExchange {
     pub group: NamedGroup,
     /// Its public value, as the edge gave it.
     pub public: Vec<u8>,
+    /// The name that the client asked for, empty for none. It is the edge's word and nothing of it is signed: it is for
+    /// the edge's policy and for the record.
+    pub server_name: String,
 }
 
 /// What it gets.

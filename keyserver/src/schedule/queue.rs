@@ -114,7 +114,9 @@ fn give_way(niceness: u8) {
     if niceness == 0 {
         return;
     }
-    if let Err(error) = rustix::process::setpriority_process(None, niceness.into()) {
+    let own = rustix::process::getpriority_process(None);
+    let given = own.and_then(|own| rustix::process::setpriority_process(None, own + i32::from(niceness)));
+    if let Err(error) = given {
         tracing::warn!(niceness, %error, "long operations do not give way to short ones");
     }
 }

@@ -61,6 +61,11 @@ impl Answer {
         self.key = Some(key);
     }
 
+    /// The key that the request names, if its peer may use it.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        self.key.as_deref()
+    }
+
     /// Whether anybody waits.
     pub(crate) fn is_wanted(&self) -> bool {
         match &self.way {

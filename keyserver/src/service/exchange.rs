@@ -115,8 +115,8 @@ impl Stream for Exchange {
             return exchange.finish(Some(status));
         }
         // Found out by a request: an edge that never stops asking is not served until it does.
-        if exchange.peer.rights.is_none() {
-            return exchange.finish(Some(Refusal::UnknownPeer.into()));
+        if let Err(reason) = exchange.peer.rights {
+            return exchange.finish(Some(reason.into()));
         }
         if let Poll::Ready(Some((id, outcome))) = exchange.answers.poll_recv(cx) {
             return Poll::Ready(Some(Ok(exchange.reply(id, outcome))));

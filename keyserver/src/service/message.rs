@@ -10,12 +10,12 @@ use keystead_tls::{KeyId, NamedGroup, SignatureScheme};
 use tonic::{Code, Status};
 
 use super::answer::{Done, Outcome};
-use crate::authorize::AllowedKeys;
-use crate::key::Key;
+use crate::authorize::Rights;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::{SignServerKeyExchange, Signed};
+use crate::policy::Grant;
 use crate::refusal::Refusal;
-use crate::ticket_keys::ratchet::TicketKey;
+use crate::ticket_keys::ratchet::{TicketKey, UnixTime};
 
 /// Reads a request: which key, and what to do with it.
 ///
@@ -31,6 +31,7 @@ pub(crate) fn sign_server_key_exchange(
         scheme: SignatureScheme(number(request.scheme)?),
         group: NamedGroup(number(request.group)?),
         public: request.public,
+        server_name: server_name(request.server_name)?,
     };
     Ok((key_id, operation))
 }
@@ -44,6 +45,12 @@ pub(crate) fn recover_master_secret(
 ) -> Result<(KeyId, RecoverMasterSecret), Refusal> {
     let v1::RecoverMasterSecretRequest { key_id, lease, handshake_messages, finished_record, server_name: _ } = request;
     Ok((KeyId(bytes(&key_id)?), RecoverMasterSecret { lease, handshake_messages, finished_record }))
+}
+
+/// The name a client asked for, in the edge's words.
+fn server_name(name: String) -> Result<String, Refusal> {
+    // No DNS name is longer (RFC 1035 §2.3.4), and nothing else is looked up or logged.
+    if name.len() > 255 { Err(Refusal::MalformedRequest) } else { Ok(name) }
 }
 
 fn bytes(field: &[u8]) -> Result<[u8; 32], Refusal> {
@@ -93,12 +100,19 @@ impl From<Refusal> for Status {
 /// The one place that says which code stands for which cause.
 fn code(reason: Refusal) -> Code {
     match reason {
-        Refusal::UnknownPeer | Refusal::KeyNotAllowed | Refusal::KeyTransportNotAllowed => Code::PermissionDenied,
-        Refusal::KeyTransportRefused | Refusal::RecoveryFailed => Code::FailedPrecondition,
+        Refusal::UnknownPeer
+        | Refusal::RightsExpired
+        | Refusal::KeyNotAllowed
+        | Refusal::OperationNotAllowed
+        | Refusal::ServerNameNotAllowed
+        | Refusal::KeyTransportNotAllowed => Code::PermissionDenied,
+        Refusal::KeyTransportRefused | Refusal::KeyTransportServerName | Refusal::RecoveryFailed => {
+            Code::FailedPrecondition
+        }
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
-        Refusal::QueueFull => Code::ResourceExhausted,
+        Refusal::QueueFull | Refusal::RateLimited => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
         Refusal::Stopping | Refusal::NoLane => Code::Unavailable,
@@ -106,21 +120,21 @@ fn code(reason: Refusal) -> Code {
     }
 }
 
-/// Everything that a peer may serve.
-pub(crate) fn identities(keys: &AllowedKeys) -> v1::WatchEvent {
-    let identities = v1::Identities { identities: keys.iter().map(identity).collect() };
+/// Everything that a peer may serve at that time.
+pub(crate) fn identities(rights: &Rights, now: UnixTime) -> v1::WatchEvent {
+    let identities = v1::Identities { identities: rights.grants(now).map(identity).collect() };
     v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
 }
 
-fn identity(key: &Key) -> v1::Identity {
-    let identity = key.identity();
+fn identity(grant: &Grant) -> v1::Identity {
+    let (key, identity) = (grant.key(), grant.key().identity());
     v1::Identity {
         name: key.name().to_string(),
         key_id: key.key_id().0.to_vec(),
         certificate_chain: identity.chain().to_vec(),
-        signature_schemes: identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
+        signature_schemes: grant.schemes().iter().map(|scheme| scheme.0.into()).collect(),
         ocsp_response: identity.ocsp_response().unwrap_or_default().to_vec(),
-        danger_rsa_key_transport: identity.allows_key_transport(),
+        danger_rsa_key_transport: grant.recovers(),
     }
 }
 

@@ -21,12 +21,13 @@ use tokio::sync::{oneshot, watch as changing};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::authorize::{AllowedKeys, Authorizations, Rights};
+use crate::authorize::{Authorizations, Rights};
 use crate::lease::{LeaseLimits, Leases};
 use crate::metrics::Metrics;
+use crate::rate::Cost;
 use crate::refusal::Refusal;
-use crate::schedule::Scheduler;
-use crate::ticket_keys::ratchet::Ratchet;
+use crate::schedule::{Lane, Scheduler};
+use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
 use answer::{Answer, Done};
 use exchange::Exchange;
 use watch::Watch;
@@ -90,12 +91,13 @@ impl Service {
         &self.stopping
     }
 
-    /// Ends what is leased to an edge as soon as the edge is removed.
+    /// Ends what is leased to an edge as soon as the edge is removed, or has no key left to use it with.
     pub(crate) async fn follow_removals(self) -> Infallible {
         let mut authorizations = self.authorizations;
         while authorizations.changed().await.is_ok() {
             let known = authorizations.borrow_and_update().clone();
-            self.desk.leases.retain(|edge| known.of(edge).is_some());
+            let now = UnixTime::now();
+            self.desk.leases.retain(|edge| known.of(edge, now).is_ok_and(|rights| rights.may_lease(now).is_ok()));
         }
         // The table will not change again.
         std::future::pending().await
@@ -118,13 +120,11 @@ impl Service {
     fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
         // Connections are only ever those of an acceptor that identifies its peers.
         let info = request.extensions().get::<PeerInfo>().ok_or_else(|| Status::from(Refusal::UnknownPeer))?;
-        let mut peer =
-            Peer { identity: info.identity.clone(), authorizations: self.authorizations.clone(), rights: None };
-        peer.look_up();
-        if peer.rights.is_none() {
+        let peer = Peer::new(info.identity.clone(), self.authorizations.clone());
+        if let Err(reason) = peer.rights {
             self.desk.metrics.unknown_peer();
-            tracing::info!(peer = %peer.identity, reason = Refusal::UnknownPeer.reason(), "call refused");
-            return Err(Refusal::UnknownPeer.into());
+            tracing::info!(peer = %peer.identity, reason = reason.reason(), "call refused");
+            return Err(reason.into());
         }
         Ok(peer)
     }
@@ -142,7 +142,7 @@ impl KeyServer for Service {
         let end = async move {
             tokio::select! {
                 () = stop.cancelled() => Refusal::Stopping,
-                () = removal => Refusal::UnknownPeer,
+                reason = removal => reason,
             }
         };
         Ok(Response::new(Exchange::new(self.desk.clone(), peer, requests, Box::pin(end), self.in_flight_per_stream)))
@@ -189,12 +189,19 @@ impl KeyServer for Service {
 struct Peer {
     identity: PeerIdentity,
     authorizations: changing::Receiver<Arc<Authorizations>>,
-    rights: Option<Arc<Rights>>,
+    /// Why it has none, when it has none.
+    rights: Result<Arc<Rights>, Refusal>,
 }
 
 impl Peer {
+    fn new(identity: PeerIdentity, authorizations: changing::Receiver<Arc<Authorizations>>) -> Self {
+        let mut peer = Self { identity, authorizations, rights: Err(Refusal::UnknownPeer) };
+        peer.look_up();
+        peer
+    }
+
     fn look_up(&mut self) {
-        self.rights = self.authorizations.borrow_and_update().of(&self.identity).cloned();
+        self.rights = self.authorizations.borrow_and_update().of(&self.identity, UnixTime::now()).cloned();
     }
 
     /// Waits until its rights may have changed.
@@ -206,36 +213,39 @@ impl Peer {
         self.look_up();
     }
 
-    /// Waits until it is known no longer.
-    fn removal(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (identity, mut authorizations) = (self.identity.clone(), self.authorizations.clone());
+    /// Waits until it has no rights any more, and tells why.
+    fn removal(&self) -> impl Future<Output = Refusal> + Send + use<> {
+        let mut peer = self.clone();
         async move {
-            let removed = authorizations.wait_for(|known| known.of(&identity).is_none()).await.is_ok();
-            if !removed {
-                // The table will not change again.
-                std::future::pending::<()>().await;
+            loop {
+                if let Err(reason) = peer.rights {
+                    return reason;
+                }
+                peer.change().await;
             }
         }
     }
 
-    /// What it may have; `None` when the peer is known no longer.
-    fn rights(&mut self) -> Option<&Arc<Rights>> {
+    /// What it may have.
+    ///
+    /// # Errors
+    /// Why it may have nothing, when it is known no longer or its time is over.
+    fn rights(&mut self) -> Result<&Arc<Rights>, Refusal> {
         // The shared table is only read after it changed.
         if self.has_changed() {
             self.look_up();
         }
-        self.rights.as_ref()
+        // The clock may be ahead of who tells of its changes.
+        if self.rights.as_ref().is_ok_and(|rights| rights.is_over(UnixTime::now())) {
+            self.rights = Err(Refusal::RightsExpired);
+        }
+        self.rights.as_ref().map_err(|reason| *reason)
     }
 
     /// Whether its rights may be others than were looked up last.
     fn has_changed(&self) -> bool {
         // An error means that they will not change again.
         self.authorizations.has_changed().unwrap_or(false)
-    }
-
-    /// The keys; `None` when the peer is known no longer.
-    fn keys(&mut self) -> Option<&AllowedKeys> {
-        self.rights().map(|rights| &rights.keys)
     }
 }
 
@@ -253,19 +263,16 @@ impl Desk {
     /// Takes a request of `peer`; what it comes to goes to `answer`, at once or later. `timeout_ms` is what the peer
     /// allows; 0 leaves it to the key server.
     fn begin(&self, peer: &mut Peer, asked: Option<Asked>, timeout_ms: u32, mut answer: Answer) {
-        let work = asked.ok_or(Refusal::MalformedRequest).and_then(|asked| {
-            answer.to(work::call(&asked));
-            Work::accept(asked, peer, &self.leases)
-        });
-        match work {
-            Ok(work) => {
-                if let Some(key) = work.key() {
-                    answer.about(key.clone());
-                }
-                let deadline = Instant::now() + self.timeout(timeout_ms);
-                let peer = peer.identity.clone();
-                self.scheduler.submit(Operation { work, peer, provider: self.provider, deadline, answer });
-            }
+        match accept(peer, asked, &mut answer) {
+            Ok((work, lane)) => self.scheduler.submit(Operation {
+                work,
+                peer: peer.clone(),
+                lane,
+                leases: self.leases.clone(),
+                provider: self.provider,
+                deadline: Instant::now() + self.timeout(timeout_ms),
+                answer,
+            }),
             Err(reason) => answer.send(Err(reason)),
         }
     }
@@ -276,6 +283,35 @@ impl Desk {
             ms => self.operation_timeout.min(Duration::from_millis(ms.into())),
         }
     }
+}
+
+/// Reads what is asked for and sees whether `peer` may have it and can pay for it; gives the lane to do it in.
+fn accept(peer: &mut Peer, asked: Option<Asked>, answer: &mut Answer) -> Result<(Work, Lane), Refusal> {
+    let rights = peer.rights()?;
+    if let Some(asked) = &asked {
+        answer.to(work::call(asked));
+    }
+    let work = match asked.ok_or(Refusal::MalformedRequest).and_then(Work::read) {
+        Ok(work) => work,
+        Err(malformed) => return Err(refused_for(malformed, rights)),
+    };
+    let grant = match work.grant(rights) {
+        Ok(grant) => grant.map(AsRef::as_ref),
+        Err(foreign) => return Err(refused_for(foreign, rights)),
+    };
+    if let Some(grant) = grant {
+        answer.about(grant.key().clone());
+    }
+    let allowed = work.allowed_by(rights, UnixTime::now());
+    work.pay(rights, grant, allowed.is_ok())?;
+    allowed?;
+    let lane = Operation::lane(grant);
+    Ok((work, lane))
+}
+
+/// Takes the price of a refusal off the peer's rate; gives the reason to refuse for.
+fn refused_for(reason: Refusal, rights: &Rights) -> Refusal {
+    rights.pay(None, Cost::LEAST, Instant::now()).err().unwrap_or(reason)
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! A key server on loopback and edges that talk to it over the channel.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod isolation;
 mod key_transport;
+mod policy;
 mod tickets;
 
 use keystead_program::channel::{ClientChannel, Connector};
@@ -26,6 +28,7 @@ use super::*;
 use crate::fixture::{EDGE_ONE, EDGE_TWO, Files, Kind, rsa};
 use crate::key::Key;
 use crate::operation::Call;
+use crate::policy::Grant;
 use crate::schedule::{CostClass, LaneConfig};
 use crate::server::Server;
 use crate::settings::Settings;
@@ -118,7 +121,7 @@ impl Running {
     }
 
     fn rights(&self, keys: &[usize], ticket_group: TicketGroup) -> Rights {
-        Rights { keys: keys.iter().map(|key| self.keys[*key].clone()).collect(), ticket_group }
+        Rights::new(keys.iter().map(|key| Grant::whole(self.keys[*key].clone())), ticket_group)
     }
 
     fn ec(&self) -> v1::SignServerKeyExchangeRequest {
@@ -312,12 +315,12 @@ async fn a_request_whose_time_is_over_is_refused() {
     let mut answer = Answer::unary(metrics.clone(), call);
     answer.to(Call::SignServerKeyExchange);
     answer.about(running.keys[0].clone());
-    let (_, request) = message::sign_server_key_exchange(running.ec()).unwrap();
-    let deadline = Instant::now();
-    let work = Work::Sign { key: running.keys[0].clone(), request };
+    let work = Work::read(Asked::SignServerKeyExchange(running.ec())).unwrap();
+    let leases = Arc::new(Leases::new(LeaseLimits { per_call: 1, outstanding: 1 }, &mut rand::rng()));
+    let (lane, deadline) = (Lane::of(CostClass::Light), Instant::now());
     let scheduler = Scheduler::start(&[LaneConfig::of(CostClass::Light, 1, 1)], &metrics);
-    let peer = EDGE_ONE.parse().unwrap();
-    scheduler.unwrap().submit(Operation { work, peer, provider: FAST, deadline, answer });
+    let peer = Peer::new(EDGE_ONE.parse().unwrap(), running.authorizations.subscribe());
+    scheduler.unwrap().submit(Operation { work, peer, lane, leases, provider: FAST, deadline, answer });
     assert_eq!(outcome.await.unwrap().err(), Some(Refusal::DeadlineExceeded));
     assert_eq!(
         metrics.operations(Some(Call::SignServerKeyExchange), Some(&running.keys[0]), Err(Refusal::DeadlineExceeded)),
@@ -403,9 +406,7 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
         Arc::new([(EDGE_TWO.parse().unwrap(), rights)].into_iter().collect::<Authorizations>())
     };
     let authorizations = changing::Sender::new(table(&[1]));
-    let mut peer =
-        Peer { identity: EDGE_TWO.parse().unwrap(), authorizations: authorizations.subscribe(), rights: None };
-    peer.look_up();
+    let peer = Peer::new(EDGE_TWO.parse().unwrap(), authorizations.subscribe());
     let mut events = Watch::new(peer, None, &Stopping::default());
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
         Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),

@@ -66,13 +66,13 @@ impl State {
     }
 
     fn identities(mut self) -> (Event, Self) {
-        match self.peer.keys() {
-            Some(keys) => {
-                let event = message::identities(keys);
+        match self.peer.rights() {
+            Ok(rights) => {
+                let event = message::identities(rights, UnixTime::now());
                 // What changes an edge's rights may change its group.
                 (Ok(event), Self { next: Next::TicketKeys, ..self })
             }
-            None => self.unknown(),
+            Err(reason) => self.refused(reason),
         }
     }
 
@@ -82,15 +82,17 @@ impl State {
         if self.peer.has_changed() {
             return self.identities();
         }
-        let Some(rights) = &self.peer.rights else { return self.unknown() };
-        let group = &rights.ticket_group;
+        let group = match self.peer.rights() {
+            Ok(rights) => rights.ticket_group.clone(),
+            Err(reason) => return self.refused(reason),
+        };
         let ratchet = self.tickets.as_mut().map(|tickets| tickets.borrow_and_update().clone());
-        let keys = ratchet.map(|ratchet| ratchet.keys(group, UnixTime::now()));
+        let keys = ratchet.map(|ratchet| ratchet.keys(&group, UnixTime::now()));
         (Ok(message::ticket_keys(keys.into_iter().flatten())), Self { next: Next::Change, ..self })
     }
 
-    fn unknown(self) -> (Event, Self) {
-        (Err(Refusal::UnknownPeer.into()), Self { next: Next::Nothing, ..self })
+    fn refused(self, reason: Refusal) -> (Event, Self) {
+        (Err(reason.into()), Self { next: Next::Nothing, ..self })
     }
 
     async fn change(mut self) -> (Event, Self) {

@@ -11,14 +11,16 @@ use rand_core::CryptoRng;
 
 use super::answer::{Answer, Done, Outcome};
 use super::{Peer, message};
-use crate::authorize::AllowedKeys;
-use crate::key::Key;
+use crate::authorize::Rights;
 use crate::lease::Leases;
 use crate::operation::Call;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::SignServerKeyExchange;
+use crate::policy::Grant;
+use crate::rate::Cost;
 use crate::refusal::Refusal;
 use crate::schedule::{CostClass, Lane, Task};
+use crate::ticket_keys::ratchet::UnixTime;
 
 /// What is asked for.
 pub(super) fn call(asked: &Asked) -> Call {
@@ -29,99 +31,119 @@ pub(super) fn call(asked: &Asked) -> Call {
     }
 }
 
-/// A request that its peer may make, with all that it takes.
+/// A request that makes sense.
 #[derive(Debug)]
 pub(super) enum Work {
-    Sign { key: Arc<Key>, request: SignServerKeyExchange },
-    Lease { peer: Peer, count: u32, leases: Arc<Leases> },
-    Recover { key: Arc<Key>, edge: PeerIdentity, request: RecoverMasterSecret, leases: Arc<Leases> },
+    Sign { key_id: KeyId, request: SignServerKeyExchange },
+    Lease { count: u32 },
+    Recover { key_id: KeyId, request: RecoverMasterSecret },
 }
 
 impl Work {
-    /// Reads what `peer` asks for.
+    /// Reads it.
     ///
     /// # Errors
-    /// [`Refusal`] for what is malformed, and for keys that the peer may not use, or not so.
-    pub(super) fn accept(asked: Asked, peer: &mut Peer, leases: &Arc<Leases>) -> Result<Self, Refusal> {
-        let leases = leases.clone();
+    /// [`Refusal::MalformedRequest`] for what makes none.
+    pub(super) fn read(asked: Asked) -> Result<Self, Refusal> {
         match asked {
             Asked::SignServerKeyExchange(request) => {
-                let (key_id, request) = message::sign_server_key_exchange(request)?;
-                Ok(Self::Sign { key: find(peer.keys(), &key_id)?, request })
+                message::sign_server_key_exchange(request).map(|(key_id, request)| Self::Sign { key_id, request })
             }
-            Asked::LeaseRandoms(request) => {
-                if !may_lease(peer) {
-                    return Err(Refusal::KeyTransportNotAllowed);
-                }
-                Ok(Self::Lease { peer: peer.clone(), count: request.count, leases })
-            }
+            Asked::LeaseRandoms(request) => Ok(Self::Lease { count: request.count }),
             Asked::RecoverMasterSecret(request) => {
-                let (key_id, request) = message::recover_master_secret(request)?;
-                let key = find(peer.keys(), &key_id)?;
-                match is_for_key_transport(&key) {
-                    true => Ok(Self::Recover { key, edge: peer.identity.clone(), request, leases }),
-                    false => Err(Refusal::KeyTransportNotAllowed),
-                }
+                message::recover_master_secret(request).map(|(key_id, request)| Self::Recover { key_id, request })
             }
         }
     }
 
-    /// The key it is done with.
-    pub(super) fn key(&self) -> Option<&Arc<Key>> {
+    /// What of `rights` the key that it names has, where it names one.
+    ///
+    /// # Errors
+    /// [`Refusal::KeyNotAllowed`] for a key that is not the peer's.
+    pub(super) fn grant<'r>(&self, rights: &'r Rights) -> Result<Option<&'r Arc<Grant>>, Refusal> {
         match self {
-            Self::Sign { key, .. } | Self::Recover { key, .. } => Some(key),
-            Self::Lease { .. } => None,
+            Self::Sign { key_id, .. } | Self::Recover { key_id, .. } => rights.grant(key_id).map(Some),
+            Self::Lease { .. } => Ok(None),
         }
     }
 
-    fn run(&mut self, provider: &dyn Provider, rng: &mut dyn CryptoRng) -> Outcome {
+    /// That `rights` allow it at that time.
+    ///
+    /// # Errors
+    /// [`Refusal`] when they do not.
+    pub(super) fn allowed_by(&self, rights: &Rights, now: UnixTime) -> Result<(), Refusal> {
         match self {
-            Self::Sign { key, request } => request.run(key, provider, rng).map(Done::Signed),
-            Self::Lease { peer, count, leases } => {
-                // The edge may have been removed while this waited.
-                let edge = peer.identity.clone();
-                let batch = leases.lease_if(&edge, *count, || may_lease(peer));
-                batch.map(Done::Leased).ok_or(Refusal::KeyTransportNotAllowed)
-            }
-            Self::Recover { key, edge, request, leases } => {
-                request.run(key, edge, leases, provider, rng).map(Done::Recovered)
-            }
+            Self::Sign { key_id, request } => rights.grant(key_id)?.may_sign(request.scheme, &request.server_name, now),
+            Self::Lease { .. } => rights.may_lease(now),
+            Self::Recover { key_id, .. } => rights.grant(key_id)?.may_recover(now),
         }
     }
-}
 
-fn find(keys: Option<&AllowedKeys>, key_id: &KeyId) -> Result<Arc<Key>, Refusal> {
-    keys.and_then(|keys| keys.find(key_id)).cloned().ok_or(Refusal::KeyNotAllowed)
-}
-
-/// Whether randoms are of any use to `peer` at this moment.
-fn may_lease(peer: &mut Peer) -> bool {
-    peer.keys().is_some_and(|keys| keys.iter().any(is_for_key_transport))
-}
-
-fn is_for_key_transport(key: &Key) -> bool {
-    key.identity().allows_key_transport()
+    /// Takes off the peer's rate what it costs, `grant` being its key's, and `allowed` whether it will be done: what is
+    /// refused costs a little too, or else refusals were free.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`] when there is not as much left.
+    pub(super) fn pay(&self, rights: &Rights, grant: Option<&Grant>, allowed: bool) -> Result<(), Refusal> {
+        let at = Instant::now();
+        match (self, grant) {
+            (Self::Lease { .. }, _) if allowed => rights.pay_for_leases(UnixTime::now(), at),
+            (_, Some(grant)) if allowed => rights.pay(Some(grant), grant.key().unit_cost(), at),
+            (_, grant) => rights.pay(grant, Cost::LEAST, at),
+        }
+    }
 }
 
 /// A request on its way through the scheduler.
 #[derive(Debug)]
 pub struct Operation {
     pub(super) work: Work,
-    pub(super) peer: PeerIdentity,
+    pub(super) peer: Peer,
+    pub(super) lane: Lane,
+    pub(super) leases: Arc<Leases>,
     pub(super) provider: &'static dyn Provider,
     pub(super) deadline: Instant,
     pub(super) answer: Answer,
 }
 
-impl Task for Operation {
+impl Operation {
+    /// Where operations with the key of `grant` wait.
+    ///
     /// A batch of randoms is hundreds of hashes, which cost what one signature by an elliptic curve does. It must not
     /// wait behind RSA: without a lease, no handshake gets as far as that.
+    pub(super) fn lane(grant: Option<&Grant>) -> Lane {
+        grant.map_or(Lane::of(CostClass::Light), |grant| grant.key().lane())
+    }
+
+    fn outcome(&mut self, rng: &mut dyn CryptoRng) -> Outcome {
+        // What the peer may have may have changed while this waited.
+        let rights = self.peer.rights()?.clone();
+        self.work.allowed_by(&rights, UnixTime::now())?;
+        match &self.work {
+            Work::Sign { key_id, request } => {
+                request.run(rights.grant(key_id)?.key(), self.provider, rng).map(Done::Signed)
+            }
+            Work::Lease { count } => {
+                let edge = self.peer.identity.clone();
+                // Asked once more, while no ledger can be removed.
+                let may = || self.peer.rights().and_then(|rights| rights.may_lease(UnixTime::now()));
+                self.leases.lease_if(&edge, *count, may).map(Done::Leased)
+            }
+            Work::Recover { key_id, request } => {
+                let (grant, edge) = (rights.grant(key_id)?, &self.peer.identity);
+                request.run(grant, edge, &self.leases, self.provider, rng).map(Done::Recovered)
+            }
+        }
+    }
+}
+
+impl Task for Operation {
     fn lane(&self) -> Lane {
-        self.work.key().map_or(Lane::of(CostClass::Light), |key| key.lane())
+        self.lane
     }
 
     fn peer(&self) -> &PeerIdentity {
-        &self.peer
+        &self.peer.identity
     }
 
     fn deadline(&self) -> Instant {
@@ -133,9 +155,9 @@ impl Task for Operation {
     }
 
     fn run(mut self, rng: &mut dyn CryptoRng) {
-        let outcome = self.work.run(self.provider, rng);
+        let outcome = self.outcome(rng);
         let failed = [Refusal::SigningFailed, Refusal::FaultySignature, Refusal::RecoveryFailed];
-        if let (Some(key), Err(reason)) = (self.work.key(), &outcome)
+        if let (Some(key), Err(reason)) = (self.answer.key(), &outcome)
             && failed.contains(reason)
         {
             tracing::error!(key = %key.name(), reason = reason.reason(), "key failed");

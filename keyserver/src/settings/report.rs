@@ -25,7 +25,7 @@ impl fmt::Display for Report<'_> {
         }
         for edge in &self.0.config.edge {
             let revoked = if edge.revoked { "revoked; " } else { "" };
-            writeln!(f, "edge {}: {revoked}{}", edge.id, edge.keys.join(" "))?;
+            writeln!(f, "edge {}: {revoked}{}", edge.id, edge.rights())?;
         }
         self.tickets(f)?;
         for warning in &self.0.warnings {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fixture::{EDGE_ONE, Files, Kind};
+use crate::refusal::Refusal;
 use crate::ticket_keys::ratchet::RotationPeriod;
 
 const TWO_KEYS: &str = r#"
@@ -38,8 +39,12 @@ fn a_good_configuration_is_read_with_everything_it_names() {
     let rsa = &settings.keys[0];
     assert_eq!(rsa.identity().schemes(), [keystead_tls::SignatureScheme::RSA_PSS_RSAE_SHA256]);
     assert_eq!(rsa.identity().ocsp_response(), Some(&[0x30, 0x03, 0x0a, 0x01, 0x00][..]));
-    let rights = settings.authorizations.of(&EDGE_ONE.parse().unwrap()).unwrap();
-    assert_eq!(rights.keys.iter().map(Key::key_id).collect::<Vec<_>>(), [rsa.key_id(), settings.keys[1].key_id()]);
+    let now = UnixTime::now();
+    let rights = settings.authorizations.of(&EDGE_ONE.parse().unwrap(), now).unwrap();
+    assert_eq!(
+        rights.grants(now).map(|grant| grant.key().key_id()).collect::<Vec<_>>(),
+        [rsa.key_id(), settings.keys[1].key_id()]
+    );
     assert!(settings.report().to_string().contains("key ec: EcdsaP256, ecdsa_secp256r1_sha256, id "));
 }
 
@@ -49,6 +54,8 @@ fn a_key_signs_with_all_that_fits_it_best_first_unless_told_otherwise() {
     let key = &settings.keys[0];
     assert_eq!(key.identity().schemes(), key.identity().public_key().kind().schemes());
 }
+
+const KEYS: &str = "keys = [\"rsa\", \"ec\"]";
 
 /// What is said about a configuration in which `from` stands as `to`.
 fn error(from: &str, to: &str) -> String {
@@ -79,6 +86,52 @@ fn what_is_wrong_is_said() {
         ),
         ("[[edge]]", "[limits]\nleases_per_edge = 0\n[[edge]]", "[limits] leases_per_edge must not be 0"),
         ("[[edge]]", "[limits]\nleases_per_edge = 8191\n[[edge]]", "leases_per_edge must be at least 8192"),
+        (KEYS, "keys = [{ name = \"ce\" }, \"ec\"]", "there is no [[key]] of the name ce"),
+        (KEYS, "keys = [\"ec\", { name = \"ec\" }]", "the key ec stands twice in `keys`"),
+        (KEYS, "keys = [7]", ":15:9: invalid type: integer `7`, expected the name of a key, or a table"),
+        (KEYS, "keys = [{ name = \"ec\", bust = 3 }]", ":15:24: unknown field `bust`"),
+        (KEYS, "keys = [{ name = \"ec\", bust = 3 }]", "did you mean `burst`?"),
+        (KEYS, "keys = [{ rate = 3 }]", "missing field `name`"),
+        (
+            KEYS,
+            "keys = [{ name = \"ec\", operations = [\"sign_key_exchange\"] }]",
+            "unknown variant `sign_key_exchange`",
+        ),
+        (
+            KEYS,
+            "keys = [{ name = \"ec\", operations = [\"sign_server_key_exchang\"] }]",
+            "did you mean `sign_server_key_exchange`?",
+        ),
+        (KEYS, "keys = [{ name = \"ec\", operations = [] }]", "operations = [] allows nothing; take the key off"),
+        (
+            KEYS,
+            "keys = [{ name = \"rsa\", operations = [\"recover_master_secret\"] }]",
+            "danger_rsa_key_transport = true",
+        ),
+        (
+            KEYS,
+            "keys = [{ name = \"rsa\", schemes = [\"rsa_pkcs1_sha256\"] }]",
+            "does not sign with rsa_pkcs1_sha256; take",
+        ),
+        (KEYS, "keys = [{ name = \"ec\", schemes = [] }]", "schemes = [] allows no signature"),
+        (KEYS, "keys = [{ name = \"ec\", server_names = [] }]", "server_names = [] serves nobody"),
+        (KEYS, "keys = [{ name = \"ec\", server_names = [\"a.*\"] }]", "`a.*` is neither a DNS name nor `*.`"),
+        (KEYS, "keys = [{ name = \"ec\", server_names = [\"10.0.0.1\"] }]", "`10.0.0.1` is an address"),
+        (KEYS, "keys = [{ name = \"ec\", rate = 0 }]", "rate = 0 lets nothing through; leave it out"),
+        (KEYS, "keys = [{ name = \"ec\", rate = -1 }]", "invalid value: integer `-1`"),
+        (KEYS, "keys = [{ name = \"ec\", burst = 3 }]", "burst takes a `rate`"),
+        (
+            KEYS,
+            "keys = [{ name = \"rsa\", rate = 10, burst = 29 }]",
+            "the key rsa: burst = 29 is less than one operation costs; make it 30",
+        ),
+        (
+            KEYS,
+            "keys = [\"rsa\", \"ec\"]\nrate = 10\nburst = 29",
+            "edge/one: burst = 29 is less than one operation costs",
+        ),
+        (KEYS, "keys = [{ name = \"ec\", not_after = \"tomorrow\" }]", ":15:"),
+        (KEYS, "keys = [\"ec\"]\nnot_aftre = \"2027-01-01T00:00:00Z\"", "did you mean `not_after`?"),
         ("[[edge]]", "[limits]\nqueue_light = 0\n[[edge]]", "[limits] queue_light must not be 0"),
         ("[[edge]]", "[tickets]\nfile = \"x\"\n[[edge]]", "unknown field `file`, expected `state`"),
         ("keys = [\"rsa\", \"ec\"]", "keys = []\nticket_group = \"\"", "1 to 64 printable ASCII characters"),
@@ -168,7 +221,10 @@ fn a_revoked_edge_has_no_rights_and_no_use_for_a_key() {
     let files = files();
     let text = with_tickets(&files, Duration::ZERO);
     let settings = files.settings(&format!("{text}revoked = true\nticket_group = \"paris\"\n")).unwrap();
-    assert!(settings.authorizations.of(&EDGE_ONE.parse().unwrap()).is_none());
+    assert_eq!(
+        settings.authorizations.of(&EDGE_ONE.parse().unwrap(), UnixTime::now()).err(),
+        Some(Refusal::UnknownPeer)
+    );
     assert!(settings.warnings.contains(&Warning::UnusedKey("ec".into())));
     let report = settings.report().to_string();
     assert!(report.contains(&format!("edge {EDGE_ONE}: revoked")), "{report}");
@@ -185,4 +241,57 @@ fn what_a_person_should_look_at_is_a_warning() {
     let settings = files.settings(&TWO_KEYS.replace("[\"rsa\", \"ec\"]", "[\"rsa\"]")).unwrap();
     let expected = [Warning::WorldReadable(files.path().join("ec.key")), Warning::UnusedKey("ec".into())];
     assert_eq!(settings.warnings, expected);
+}
+
+#[test]
+fn what_an_edge_may_do_with_a_key_is_read_and_reported() {
+    let keys = r#"keys = [
+    { name = "rsa", operations = ["sign_server_key_exchange"], server_names = ["Example.org", "*.example.org", ""] },
+    { name = "ec", schemes = ["ecdsa_secp256r1_sha256"], rate = 300, burst = 600, not_after = "2099-01-01T00:00:00Z" },
+]
+rate = 1000
+not_after = "2099-06-01T00:00:00Z""#;
+    let settings = files().settings(&TWO_KEYS.replace(KEYS, keys)).unwrap();
+    assert!(!settings.warnings.iter().any(|warning| matches!(warning, Warning::RightsOver { .. })));
+    let report = settings.report().to_string();
+    let line = format!(
+        "edge {EDGE_ONE}: rate 1000; until 2099-06-01T00:00:00Z; rsa (sign_server_key_exchange; for example.org \
+         *.example.org no name), ec (ecdsa_secp256r1_sha256; rate 300; burst 600; until 2099-01-01T00:00:00Z)\n"
+    );
+    assert!(report.contains(&line), "{report}");
+}
+
+#[test]
+fn rights_that_are_over_are_warned_of_and_give_nothing() {
+    let keys = "keys = [\"rsa\", { name = \"ec\", not_after = \"2020-01-01T00:00:00Z\" }]";
+    let settings = files().settings(&TWO_KEYS.replace(KEYS, keys)).unwrap();
+    let (edge, now) = (EDGE_ONE.parse().unwrap(), UnixTime::now());
+    let over = Warning::RightsOver { edge, key: Some("ec".to_owned()) };
+    assert!(settings.warnings.contains(&over), "{:?}", settings.warnings);
+    let rights = settings.authorizations.of(&EDGE_ONE.parse().unwrap(), now).unwrap();
+    assert_eq!(rights.grants(now).map(|grant| grant.key().name().as_ref()).collect::<Vec<_>>(), ["rsa"]);
+
+    let all = format!("{KEYS}\nnot_after = \"2020-01-01T00:00:00Z\"");
+    let settings = files().settings(&TWO_KEYS.replace(KEYS, &all)).unwrap();
+    let over = Warning::RightsOver { edge: EDGE_ONE.parse().unwrap(), key: None };
+    assert!(settings.warnings.contains(&over), "{:?}", settings.warnings);
+    let rights = settings.authorizations.of(&EDGE_ONE.parse().unwrap(), now);
+    assert_eq!(rights.err(), Some(Refusal::RightsExpired));
+}
+
+#[test]
+fn a_loaded_configuration_goes_on_from_what_was_left_of_a_rate_that_stays() {
+    let files = files();
+    let rate = |rate| TWO_KEYS.replace(KEYS, &format!("keys = [{{ name = \"ec\", rate = {rate}, burst = 2 }}]"));
+    let before = files.settings(&rate(1)).unwrap().authorizations;
+    let (edge, now, at) = (EDGE_ONE.parse().unwrap(), UnixTime::now(), std::time::Instant::now());
+    let pays = |table: &Authorizations| {
+        let rights = table.of(&edge, now).unwrap();
+        rights.pay(rights.grants(now).next(), Cost(2), at)
+    };
+    assert_eq!(pays(&before), Ok(()));
+    let same = files.settings(&rate(1)).unwrap().authorizations.continuing(&before);
+    assert_eq!(pays(&same), Err(Refusal::RateLimited));
+    let other = files.settings(&rate(2)).unwrap().authorizations.continuing(&before);
+    assert_eq!(pays(&other), Ok(()));
 }

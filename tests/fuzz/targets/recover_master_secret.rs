@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::LazyLock;
 
 use keystead_fuzz::PRE_MASTER_SECRET;
-use keystead_fuzz::key_transport::{self, KEY};
+use keystead_fuzz::key_transport::{self, GRANT};
 use keystead_fuzz::server::{KeyTransport, Server};
 use keystead_fuzz::signer::ED25519;
 use keystead_keyserver::lease::{LeaseLimits, Leases};
@@ -71,7 +71,7 @@ struct Recorder {
 
 /// A lease of the edge's own.
 fn lease(leases: &Leases) -> Lease {
-    leases.lease_if(&EDGE, 1, || true).and_then(|mut leases| leases.pop()).unwrap()
+    leases.lease_if(&EDGE, 1, || Ok::<_, ()>(())).unwrap().pop().unwrap()
 }
 
 impl KeyTransport for Recorder {
@@ -97,7 +97,7 @@ fuzz_target!(|request: Request| {
     let mut asked = honest.clone();
     request.edits.iter().take(20).for_each(|edit| edit.apply(&mut asked, &recorder.leases));
 
-    let ask = |asked: &RecoverMasterSecret| asked.run(&KEY, &EDGE, &recorder.leases, FAST, &mut rand::rng());
+    let ask = |asked: &RecoverMasterSecret| asked.run(&GRANT, &EDGE, &recorder.leases, FAST, &mut rand::rng());
     assert_eq!(ask(&asked).is_ok(), asked == honest);
     assert!(ask(&asked).is_err(), "a lease is spent once");
 });

@@ -12,6 +12,8 @@ pub(super) struct Handshake<'m> {
     /// ClientHello.client_version, which the pre-master secret begins with.
     pub(super) client_version: ProtocolVersion,
     pub(super) client_random: [u8; 32],
+    /// What the client asked for; `None` where it asked for none.
+    pub(super) server_name: Option<String>,
     pub(super) server_random: [u8; 32],
     pub(super) suite: &'static Suite,
     pub(super) extended_master_secret: bool,
@@ -60,6 +62,7 @@ impl<'m> Handshake<'m> {
         Some(Self {
             client_version: client_hello.version,
             client_random: client_hello.random,
+            server_name: client_hello.extensions.server_name,
             server_random: server_hello.random,
             suite,
             extended_master_secret: server_hello.extensions.extended_master_secret,

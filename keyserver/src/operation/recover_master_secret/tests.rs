@@ -1,11 +1,14 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
+
 use keystead_tls::crypto::{FAST, PORTABLE};
 use keystead_tls::handshake::Lease;
 use keystead_tls::message::{certificate, certificate_status, server_hello_done};
 use keystead_tls::{CipherSuite, SignatureScheme};
 
 use super::*;
+use crate::config::grant::GrantConfig;
 use crate::custody::{Custody, SigningFailed};
 use crate::fixture::key_transport::{self, ClientCertificate, Conversation, Form, WRONG_KEY_EXCHANGES, Wrong};
 use crate::fixture::{EDGE_ONE, EDGE_TWO};
@@ -17,13 +20,21 @@ const LIMITS: LeaseLimits = LeaseLimits { per_call: 64, outstanding: 1024 };
 
 /// A key and a process that leases randoms.
 struct KeyServer {
-    key: Key,
+    grant: Grant,
     leases: Leases,
 }
 
 impl KeyServer {
     fn new() -> Self {
-        Self { key: key_transport::key(), leases: Leases::new(LIMITS, &mut rand::rng()) }
+        Self::with(key_transport::key())
+    }
+
+    fn with(key: Key) -> Self {
+        Self { grant: Grant::whole(Arc::new(key)), leases: Leases::new(LIMITS, &mut rand::rng()) }
+    }
+
+    fn key(&self) -> &Key {
+        self.grant.key()
     }
 
     fn lease(&self) -> Lease {
@@ -31,21 +42,21 @@ impl KeyServer {
     }
 
     fn good(&self, form: Form) -> Conversation {
-        Conversation::good(form, &self.key, &self.lease())
+        Conversation::good(form, self.key(), &self.lease())
     }
 
     /// The hellos of two handshakes in one, whose Finished is by the rule of a third.
     fn mixed(&self, client: Form, server: Form, rule: Form) -> RecoverMasterSecret {
         let lease = self.lease();
-        let mut conversation = Conversation::good(rule, &self.key, &lease);
-        conversation.messages[0] = Conversation::good(client, &self.key, &lease).messages[0].clone();
-        conversation.messages[1] = Conversation::good(server, &self.key, &lease).messages[1].clone();
+        let mut conversation = Conversation::good(rule, self.key(), &lease);
+        conversation.messages[0] = Conversation::good(client, self.key(), &lease).messages[0].clone();
+        conversation.messages[1] = Conversation::good(server, self.key(), &lease).messages[1].clone();
         conversation.adopt_client_random();
         conversation.request()
     }
 
     fn ask(&self, request: &RecoverMasterSecret) -> Result<MasterSecret, Refusal> {
-        request.run(&self.key, &edge(EDGE_ONE), &self.leases, FAST, &mut rand::rng())
+        request.run(&self.grant, &edge(EDGE_ONE), &self.leases, FAST, &mut rand::rng())
     }
 
     fn refuses(&self, request: &RecoverMasterSecret, what: &str) {
@@ -65,7 +76,7 @@ fn the_master_secret_of_every_form_of_handshake_is_recovered() {
             let conversation = key_server.good(form);
             let request = conversation.request();
             let recovered =
-                request.run(&key_server.key, &edge(EDGE_ONE), &key_server.leases, provider, &mut rand::rng());
+                request.run(&key_server.grant, &edge(EDGE_ONE), &key_server.leases, provider, &mut rand::rng());
             assert_eq!(recovered.unwrap().expose(), conversation.master_secret().expose(), "{form:?}");
         }
     }
@@ -76,7 +87,7 @@ fn every_wrong_key_exchange_is_refused_alike() {
     let key_server = KeyServer::new();
     for form in [Form::PLAIN, Form { extended_master_secret: true, ..Form::PLAIN }] {
         for (what, wrong) in WRONG_KEY_EXCHANGES {
-            key_server.refuses(&wrong(form, &key_server.key, &key_server.lease()).request(), what);
+            key_server.refuses(&wrong(form, key_server.key(), &key_server.lease()).request(), what);
         }
     }
 }
@@ -151,7 +162,7 @@ fn a_handshake_of_another_edge_is_not_opened_and_stays_good() {
     let key_server = KeyServer::new();
     let request = key_server.good(Form::PLAIN).request();
     key_server.leases.lease(&edge(EDGE_TWO), 64);
-    let stolen = request.run(&key_server.key, &edge(EDGE_TWO), &key_server.leases, FAST, &mut rand::rng());
+    let stolen = request.run(&key_server.grant, &edge(EDGE_TWO), &key_server.leases, FAST, &mut rand::rng());
     assert_eq!(stolen.err(), Some(Refusal::KeyTransportRefused));
     assert!(key_server.ask(&request).is_ok());
 }
@@ -303,7 +314,7 @@ fn a_client_that_does_not_speak_tls_1_2_is_refused() {
     for (minor, spoken) in [(3, true), (2, false)] {
         let mut block = key_transport::good_block();
         block[209] = minor;
-        let mut conversation = Conversation::with_block(Form::PLAIN, &key_server.key, &key_server.lease(), &block);
+        let mut conversation = Conversation::with_block(Form::PLAIN, key_server.key(), &key_server.lease(), &block);
         conversation.messages[0][5] = minor;
         assert_eq!(key_server.ask(&conversation.request()).is_ok(), spoken, "03 0{minor}");
     }
@@ -325,14 +336,29 @@ impl Custody for AlwaysGood {
 
 #[test]
 fn what_stands_in_for_a_ciphertext_out_of_range_never_counts() {
-    let mut key_server = KeyServer::new();
     let block = key_transport::good_block();
     let same = block.clone();
-    key_server.key = key_server.key.kept_by(|_| Box::new(AlwaysGood(same)));
+    let key_server = KeyServer::with(key_transport::key().kept_by(|_| Box::new(AlwaysGood(same))));
     for (ciphertext, counts) in [(vec![5; 256], true), (vec![5; 255], false), (vec![0; 256], false), (vec![], false)] {
-        let (key, lease) = (&key_server.key, key_server.lease());
+        let (key, lease) = (key_server.key(), key_server.lease());
         let conversation = Conversation::with_ciphertext(Form::PLAIN, key, &lease, &ciphertext, &block[208..]);
         assert_eq!(key_server.ask(&conversation.request()).is_ok(), counts, "{ciphertext:?}");
+    }
+}
+
+#[test]
+fn a_name_that_is_not_the_edges_is_refused_and_its_lease_spent() {
+    // What the conversations' clients ask for.
+    for (name, served) in [("localhost", true), ("*.example.org", false), ("", false)] {
+        let names = vec![name.to_owned().try_into().unwrap()];
+        let config = GrantConfig { server_names: Some(names), ..GrantConfig::from("key") };
+        let grant = Grant::new(&config, Arc::new(key_transport::key())).unwrap();
+        let mut key_server = KeyServer { grant, leases: Leases::new(LIMITS, &mut rand::rng()) };
+        let request = key_server.good(Form::PLAIN).request();
+        let expected = if served { None } else { Some(Refusal::KeyTransportServerName) };
+        assert_eq!(key_server.ask(&request).err(), expected, "{name:?}");
+        key_server.grant = Grant::whole(key_server.grant.key().clone());
+        key_server.refuses(&request, "the lease is spent");
     }
 }
 
@@ -342,7 +368,7 @@ fn a_key_for_signing_has_no_raw_operation() {
     files.write_key("key", crate::fixture::rsa(), &crate::fixture::rsa().serialize_pem());
     let signing = files.load_key("key", keystead_program::crypto::Crypto::Fast, None).unwrap();
     assert!(signing.raw_rsa(&[5; 256]).is_err());
-    let key_server = KeyServer { key: signing, leases: Leases::new(LIMITS, &mut rand::rng()) };
+    let key_server = KeyServer::with(signing);
     let request = key_server.good(Form::PLAIN).request();
     assert_eq!(key_server.ask(&request).err(), Some(Refusal::RecoveryFailed));
 }

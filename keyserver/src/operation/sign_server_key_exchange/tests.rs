@@ -7,7 +7,13 @@ use super::*;
 use crate::custody::{Custody, SigningFailed};
 use crate::fixture::{Files, Kind};
 fn request(scheme: SignatureScheme) -> SignServerKeyExchange {
-    SignServerKeyExchange { client_random: [7; 32], scheme, group: NamedGroup::X25519, public: vec![9; 32] }
+    SignServerKeyExchange {
+        client_random: [7; 32],
+        scheme,
+        group: NamedGroup::X25519,
+        public: vec![9; 32],
+        server_name: String::new(),
+    }
 }
 
 fn key(kind: Kind, schemes: Option<&[SignatureScheme]>) -> Key {

@@ -52,7 +52,7 @@ impl Running {
     /// Edge one may use these keys, and nobody any other.
     fn allow(&self, keys: impl IntoIterator<Item = Arc<Key>>) {
         let ticket_group = TicketGroup::new(GroupName::default(), []);
-        let rights = Rights { keys: keys.into_iter().collect(), ticket_group };
+        let rights = Rights::new(keys.into_iter().map(Grant::whole), ticket_group);
         let allowed = [(EDGE_ONE.parse().unwrap(), rights)];
         self.authorizations.send(Arc::new(allowed.into_iter().collect())).unwrap();
     }
@@ -63,18 +63,23 @@ impl Running {
     }
 
     async fn until(&self, what: &str, condition: impl Fn() -> bool) {
-        for _ in 0..500 {
-            if condition() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not within 5 s: {what}");
+        until(what, condition).await;
     }
 
     fn good(&self, lease: &Lease) -> Conversation {
         Conversation::good(Form::PLAIN, &self.keys[RSA], lease)
     }
+}
+
+/// Waits for what nobody tells of.
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 20 s: {what}");
 }
 
 fn lease(message: &v1::Lease) -> Lease {
@@ -228,14 +233,14 @@ async fn leases_die_when_their_edge_is_removed() {
 }
 
 /// A key that holds up whoever uses it until it is let go, and then fails.
-struct Stuck {
+pub(super) struct Stuck {
     entered: Arc<AtomicBool>,
     until_let_go: Mutex<Receiver<()>>,
 }
 
 impl Stuck {
     /// The key, whether anybody is held up, and what lets go when dropped.
-    fn new() -> (Self, Arc<AtomicBool>, Sender<()>) {
+    pub(super) fn new() -> (Self, Arc<AtomicBool>, Sender<()>) {
         let (hold, until_let_go) = std::sync::mpsc::channel();
         let entered = Arc::new(AtomicBool::new(false));
         (Self { entered: entered.clone(), until_let_go: Mutex::new(until_let_go) }, entered, hold)

@@ -76,7 +76,7 @@ impl Class {
         let Encrypted { ciphertext, pre_master_secret } = &self.stock[self.times.len() % self.stock.len()];
         let lease = key_server.lease();
         let conversation =
-            Conversation::with_ciphertext(Form::PLAIN, &key_server.key, &lease, ciphertext, pre_master_secret);
+            Conversation::with_ciphertext(Form::PLAIN, key_server.key(), &lease, ciphertext, pre_master_secret);
         let mut finished = conversation.finished();
         (self.spoil)(&mut finished);
         let mut finished_record = conversation.seal(&finished);
@@ -111,7 +111,7 @@ const VALID: &str = "valid";
 fn timing_of_the_classes_is_measured() {
     let operations = std::env::var("KEYSTEAD_TIMING_OPERATIONS").map_or(50, |count| count.parse().unwrap());
     let key_server = KeyServer::new();
-    let mut classes = classes(&key_server.key, STOCK.min(operations));
+    let mut classes = classes(key_server.key(), STOCK.min(operations));
     let mut turns: Vec<usize> = (0..classes.len()).collect();
     for _ in 0..operations {
         // Each round asks every class once, in another order.
