@@ -77,6 +77,9 @@ impl Part {
             Self::Soak => Vec::new(),
         };
         faults.retain(|fault| options.wants(&fault.name));
+        if options.quick {
+            faults.iter_mut().for_each(|fault| fault.hold = fault.hold * 2 / 3);
+        }
         faults
     }
 
