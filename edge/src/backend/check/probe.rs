@@ -111,7 +111,8 @@ mod tests {
             let (first, second) = answer.split_at(answer.len() / 2);
             stream.write_all(first).await.unwrap();
             tokio::task::yield_now().await;
-            stream.write_all(second).await.unwrap();
+            // A check leaves as soon as it knows enough.
+            let _ = stream.write_all(second).await;
             if silence {
                 // Until the check has given up.
                 let _ = stream.read(&mut question).await;
