@@ -272,8 +272,7 @@ async fn a_backend_that_its_check_finds_down_gets_no_connection() {
 async fn names_stand_for_their_addresses() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let stack =
-        Stack::start(Options { backends: format!("[\"localhost:{port}\"]"), ..Options::default() }).await;
+    let stack = Stack::start(Options { backends: format!("[\"localhost:{port}\"]"), ..Options::default() }).await;
     let _telling = tell(listener, 7);
     for _ in 0..4 {
         assert_eq!(answers(stack.try_connect().await.unwrap()).await, 7);

@@ -36,11 +36,7 @@ async fn connect_from(stack: &Stack, address: &str) -> TcpStream {
 }
 
 /// A client whose first bytes go in one segment with the header.
-async fn try_behind(
-    stack: &Stack,
-    mut socket: TcpStream,
-    header: &[u8],
-) -> std::io::Result<TlsStream<DuplexStream>> {
+async fn try_behind(stack: &Stack, mut socket: TcpStream, header: &[u8]) -> std::io::Result<TlsStream<DuplexStream>> {
     let (near, mut far) = duplex(1 << 16);
     let header = header.to_vec();
     tokio::spawn(async move {
