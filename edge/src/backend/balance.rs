@@ -37,7 +37,7 @@ pub struct Arrival {
 impl Balance {
     /// All of `members`, those that should be tried first at the front. Behind those that are up stand those that are
     /// not: when nobody else takes the connection, they get to show that they can.
-    pub fn order<'m, M: AsRef<Member>>(self, members: &'m [M], arrival: Arrival) -> Vec<&'m Member> {
+    pub fn order<M: AsRef<Member>>(self, members: &[M], arrival: Arrival) -> Vec<&Member> {
         let now = Instant::now();
         let (mut up, mut down): (Vec<&Member>, Vec<_>) =
             members.iter().map(AsRef::as_ref).partition(|member| member.is_up(now));

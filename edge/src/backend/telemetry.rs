@@ -48,23 +48,23 @@ impl Collector for PoolCollector {
             lookups.extend(backends.names().map(|name| (name.server().to_string(), name.failures())));
         }
         let mut table = Table { encoder: &mut encoder, rows: &rows };
-        table.gauges("backend_up", "Whether the last that is known of a backend is good", |member| {
+        table.gauges("backend_up", "Whether the last that is known of a backend is good.", |member| {
             i64::from(member.is_well())
         })?;
         table.gauges(
             "backend_connections",
-            "Connections to a backend that stand, of all hosts that have it",
+            "Connections to a backend that stand, of all hosts that have it.",
             |member| member.endpoint().live().try_into().unwrap_or(i64::MAX),
         )?;
-        table.counters("backend_connects", "Connections made to a backend", |member| member.tally().connections())?;
-        table.reasons("backend_connect_failures", "Connections to a backend that failed", |member| {
+        table.counters("backend_connects", "Connections made to a backend.", |member| member.tally().connections())?;
+        table.reasons("backend_connect_failures", "Connections to a backend that failed.", |member| {
             member.tally().failures().map(|(failure, count)| (failure.into(), count)).collect()
         })?;
-        table.reasons("backend_check_failures", "Checks of a backend that failed", |member| {
+        table.reasons("backend_check_failures", "Checks of a backend that failed.", |member| {
             let checks = member.check().into_iter().flat_map(|check| check.failures());
             checks.map(|(failure, count)| (failure.into(), count)).collect()
         })?;
-        let help = "Lookups of a backend's name that failed";
+        let help = "Lookups of a backend's name that failed.";
         let mut family = encoder.encode_descriptor("backend_lookup_failures", help, None, MetricType::Counter)?;
         lookups.iter().try_for_each(|(name, count)| {
             ConstCounter::new(*count).encode(family.encode_family(&[("backend", name.as_str())])?)

@@ -45,7 +45,7 @@ fn parse(text: &str) -> Result<IpNet, String> {
         IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => {
             Err(format!("`{text}`: write the IPv4 network itself, which stands for both forms"))
         }
-        network => Ok(network),
+        network @ (IpNet::V4(_) | IpNet::V6(_)) => Ok(network),
     }
 }
 

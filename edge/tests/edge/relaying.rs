@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::stack::{Options, Stack};
 
 /// Bytes that tell where they belong.
-fn pattern(length: usize, seed: u32) -> Vec<u8> {
+pub(crate) fn pattern(length: usize, seed: u32) -> Vec<u8> {
     let mut state = seed;
     let next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -17,20 +17,20 @@ fn pattern(length: usize, seed: u32) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, chunk: usize) {
+pub(crate) async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, chunk: usize) {
     for chunk in bytes.chunks(chunk) {
         to.write_all(chunk).await.unwrap();
     }
     to.shutdown().await.unwrap();
 }
 
-async fn receive(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
+pub(crate) async fn receive(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
     let mut bytes = Vec::new();
     from.read_to_end(&mut bytes).await.unwrap();
     bytes
 }
 
-const ORDERLY: &str = "connections_ended_total{fault=\"none\",reason=\"orderly\"}";
+pub(crate) const ORDERLY: &str = "connections_ended_total{fault=\"none\",reason=\"orderly\"}";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn megabytes_both_ways_at_once_arrive_intact() {

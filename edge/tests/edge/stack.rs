@@ -25,6 +25,7 @@ use rustls::client::{Resumption, Tls12Resumption};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -79,6 +80,10 @@ pub(crate) struct Options {
     /// Further lines of `[key_server]`.
     pub(crate) key_server_lines: &'static str,
     pub(crate) limits: Limits,
+    /// The backends of the virtual host, as TOML has them; `BACKEND` is the stack's own.
+    pub(crate) backends: String,
+    /// Further lines of the listener.
+    pub(crate) listener_lines: String,
     /// Further lines of the virtual host, and of further hosts.
     pub(crate) host_lines: String,
     /// Where the files that those lines name are.
@@ -100,6 +105,8 @@ impl Default for Options {
             key_server_timeout: Duration::from_secs(2),
             key_server_lines: "",
             limits,
+            backends: "[\"BACKEND\"]".to_owned(),
+            listener_lines: String::new(),
             host_lines: String::new(),
             directory: tempfile::tempdir().unwrap(),
         }
@@ -261,6 +268,15 @@ impl Stack {
         TlsConnector::from(config).connect(ServerName::try_from(name).unwrap(), socket).await
     }
 
+    /// A client that speaks over a connection of the test's.
+    pub(crate) async fn try_connect_over<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        socket: S,
+    ) -> std::io::Result<TlsStream<S>> {
+        let config = Arc::new(client_config(self.roots.clone(), None));
+        TlsConnector::from(config).connect(ServerName::try_from(SERVER_NAME).unwrap(), socket).await
+    }
+
     /// A connection through the edge: the client's end and the backend's.
     pub(crate) async fn connect(&self) -> (TlsStream<TcpStream>, TcpStream) {
         let (client, accepted) = tokio::try_join!(self.try_connect(), self.backend.accept()).unwrap();
@@ -314,6 +330,7 @@ private_key = "k.pem"
 trust_roots = "ca.pem"
 [[listener]]
 address = "127.0.0.1:0"
+{}
 [key_server]
 addresses = [{}]
 server_name = "{KEY_SERVER_NAME}"
@@ -322,12 +339,14 @@ timeout = "{}ms"
 [[virtual_host]]
 names = ["{SERVER_NAME}"]
 keys = ["key"]
-backends = ["{backend}"]
+backends = {}
 {}
 "#,
+        options.listener_lines,
         addresses.join(", "),
         options.key_server_timeout.as_millis(),
         options.key_server_lines,
+        options.backends.replace("BACKEND", &backend.to_string()),
         options.host_lines.replace("BACKEND", &backend.to_string()),
     );
     let file = options.directory.path().join("edge.toml");

@@ -78,22 +78,23 @@ impl Check {
         let is_up = judge.hear(result.is_ok(), &self.settings);
         let was_up = self.is_up.swap(is_up, Ordering::Relaxed);
         let backend = self.endpoint.target();
-        match &result {
-            Ok(()) if is_up => self.endpoint.checked_well(),
-            Ok(()) => {}
-            Err((failure, _)) => {
-                if let Some(count) = self.failures.get(*failure as usize) {
-                    count.fetch_add(1, Ordering::Relaxed);
+        match result {
+            Ok(()) if is_up => {
+                self.endpoint.checked_well();
+                if !was_up {
+                    tracing::info!(%backend, "backend up by its check");
                 }
             }
-        }
-        match result {
-            Err((failure, cause)) if was_up && !is_up => {
-                let reason: &'static str = failure.into();
-                tracing::warn!(%backend, reason, cause, "backend down by its check");
+            Ok(()) => {}
+            Err((failure, cause)) => {
+                if let Some(count) = self.failures.get(failure as usize) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                if was_up && !is_up {
+                    let reason: &'static str = failure.into();
+                    tracing::warn!(%backend, reason, cause, "backend down by its check");
+                }
             }
-            _ if is_up && !was_up => tracing::info!(%backend, "backend up by its check"),
-            _ => {}
         }
     }
 
