@@ -24,6 +24,7 @@ pub mod lease;
 pub mod memory;
 pub mod metrics;
 pub mod operation;
+pub mod private_file;
 pub mod refusal;
 mod reload;
 pub mod schedule;
