@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod operation;
 pub mod policy;
 pub mod rate;
+pub mod private_file;
 pub mod refusal;
 mod reload;
 pub mod schedule;

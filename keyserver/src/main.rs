@@ -1,11 +1,15 @@
 //! `keystead-keyserver`: holds private keys and signs for edges.
 #![forbid(unsafe_code)]
 
+mod command;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use command::key::KeyCommand;
+use keystead_keyserver::memory;
 use keystead_keyserver::server::Server;
 use keystead_keyserver::settings::Settings;
 use keystead_keyserver::ticket_keys::ratchet::{RotationPeriod, UnixTime};
@@ -45,6 +49,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Makes, imports and lists private keys, and asks for certificates
+    #[command(subcommand)]
+    Key(KeyCommand),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +63,7 @@ fn main() -> ExitCode {
         Command::Serve { config } => return run::run(async |stop| serve(&config, stop).await),
         Command::Init { state, rotation_period } => init(&state, rotation_period),
         Command::Check { config } => check(&config),
+        Command::Key(command) => command::key::run(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,9 +78,15 @@ fn rotation_period(text: &str) -> Result<RotationPeriod, String> {
 }
 
 async fn serve(config: &Path, stop: CancellationToken) -> Result<(), Failure> {
+    // Before there is anything to protect.
+    let core_dumps = memory::forbid_core_dumps().err();
     let settings = Settings::load(config).map_err(Failure::configuration)?;
     logging::start(&settings.config.log).map_err(Failure::configuration)?;
     for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let locked = memory::lock_as(settings.config.memory.lock).map_err(Failure::start)?;
+    for warning in core_dumps.iter().chain(&locked) {
         tracing::warn!("{warning}");
     }
     let server = Server::bind(settings).await.map_err(Failure::start)?;

@@ -83,16 +83,14 @@ fn is_exempt() -> bool {
     is_first_namespace && effective & (1 << CAP_IPC_LOCK) != 0
 }
 
-/// Does what `config` asks for, and core dumps off in any case.
+/// Locks memory as `wanted`; gives what was not possible and not required.
 ///
 /// # Errors
 /// [`MemoryError`] where memory must be locked and cannot be.
-pub fn protect(config: MemoryConfig) -> Result<Vec<MemoryError>, MemoryError> {
-    let mut warnings: Vec<_> = forbid_core_dumps().err().into_iter().collect();
-    match config.lock {
-        MemoryLock::Off => {}
-        MemoryLock::Try => warnings.extend(lock().err()),
-        MemoryLock::Require => lock()?,
+pub fn lock_as(wanted: MemoryLock) -> Result<Option<MemoryError>, MemoryError> {
+    match wanted {
+        MemoryLock::Off => Ok(None),
+        MemoryLock::Try => Ok(lock().err()),
+        MemoryLock::Require => lock().map(|()| None),
     }
-    Ok(warnings)
 }

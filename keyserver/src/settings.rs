@@ -263,9 +263,9 @@ pub enum Warning {
          whoever records them and one day has the key reads them"
     )]
     KeyTransport(Arc<str>),
-    /// A private key that whoever gets the file has.
-    #[error("the private key of {0} is not encrypted; seal it with `keystead-keyserver key import`")]
-    PlainPrivateKey(Arc<str>),
+    /// Private keys that whoever gets the files has.
+    #[error("private keys are not encrypted: {0}; seal them with `keystead-keyserver key import`")]
+    PlainPrivateKeys(String),
     /// Key transport with a token, of which nobody here knows how even its time is.
     #[error(
         "danger_rsa_key_transport of key {0}: that the raw RSA operation takes the same time for every ciphertext is up to \
@@ -313,8 +313,7 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
         keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
-    let plain = keys.iter().filter(|key| key.protected() == Some(Protected::Plain));
-    let plain = plain.map(|key| Warning::PlainPrivateKey(key.name().clone()));
+    let plain = plain_keys(keys).map(Warning::PlainPrivateKeys);
     let in_token = keys.iter().filter(|key| key.protected().is_none() && key.identity().allows_key_transport());
     let in_token = in_token.map(|key| Warning::TokenKeyTransport(key.name().clone()));
     let bounded = rights_over(&config.edge);
@@ -329,6 +328,16 @@ fn rights_over(edges: &[EdgeConfig]) -> impl Iterator<Item = Warning> {
         let over = std::iter::once(of_all).chain(of_keys).filter(move |(_, end)| NotAfter::from(*end).is_over(now));
         over.map(|(key, _)| Warning::RightsOver { edge: edge.id.clone(), key })
     })
+}
+
+/// The names of the keys that lie in the clear, as far as anybody reads them.
+fn plain_keys(keys: &[Arc<Key>]) -> Option<String> {
+    const MOST_NAMES: usize = 8;
+    let plain: Vec<_> = keys.iter().filter(|key| key.protected() == Some(Protected::Plain)).collect();
+    let names: Vec<_> = plain.iter().take(MOST_NAMES).map(|key| key.name().as_ref()).collect();
+    let more = plain.len().saturating_sub(MOST_NAMES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!plain.is_empty()).then(|| format!("{}{more}", names.join(", ")))
 }
 
 fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {

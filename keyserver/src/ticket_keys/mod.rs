@@ -16,7 +16,6 @@ pub mod keeper;
 pub mod ratchet;
 mod secret;
 pub mod state;
-pub(crate) mod whole_file;
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::ratchet::{Ratchet, RotationPeriod, UnixTime};
 use super::secret::GenerationSecret;
-use super::whole_file;
+use crate::private_file;
 
 /// What the file says.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ const VERSION: u64 = 1;
 pub fn create(file: &Path, period: RotationPeriod, now: UnixTime, rng: &mut dyn CryptoRng) -> Result<(), StateError> {
     let oldest = period.generation_at(now).saturating_sub(1);
     let text = text(period, oldest, &GenerationSecret::draw(rng));
-    whole_file::create(file, text.as_bytes()).map_err(|cause| {
+    private_file::create(file, text.as_bytes()).map_err(|cause| {
         let file = file.to_owned();
         let exists = cause.kind() == io::ErrorKind::AlreadyExists;
         if exists { StateError::Exists { file } } else { StateError::Unwritable { file, cause } }
@@ -50,7 +50,7 @@ pub fn create(file: &Path, period: RotationPeriod, now: UnixTime, rng: &mut dyn 
 pub fn replace(file: &Path, ratchet: &Ratchet) -> Result<(), StateError> {
     let (oldest, secret) = ratchet.oldest();
     let text = text(ratchet.period(), oldest, secret);
-    whole_file::replace(file, text.as_bytes()).map_err(|cause| StateError::Unwritable { file: file.to_owned(), cause })
+    private_file::replace(file, text.as_bytes()).map_err(|cause| StateError::Unwritable { file: file.to_owned(), cause })
 }
 
 /// Reads `file`.

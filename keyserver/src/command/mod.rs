@@ -1,0 +1,3 @@
+//! Commands beside serving.
+
+pub(crate) mod key;
