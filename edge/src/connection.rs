@@ -7,6 +7,7 @@ use keystead_tls::{Error, Established, Fault, LocalFailure, NamedGroup, PeerClos
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::admission::{Admission, Refused};
 use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
 use crate::handshake::{Done, Failed, Handshakes};
@@ -21,6 +22,8 @@ use crate::virtual_host::VirtualHost;
 pub struct Connections {
     /// The first part of a connection's life.
     pub handshakes: Handshakes,
+    /// Who is let in.
+    pub admission: Admission,
     /// Bounds in time.
     pub limits: Limits,
     /// Where connections are counted.
@@ -31,8 +34,14 @@ impl Connections {
     /// Serves a client until its connection has ended.
     pub async fn serve(&self, client: TcpStream, peer: SocketAddr) {
         tracing::debug!(client = %peer, "connected");
+        let mut admitted = match self.admission.admit(peer.ip()) {
+            Ok(admitted) => admitted,
+            Err(refused) => return self.refuse(&client, refused),
+        };
         // In a box of its own, so that what only handshakes need is not there for the rest of the connection's life.
-        let Some(Done { mut established, host, kept }) = Box::pin(self.handshake(&client)).await else {
+        let done = Box::pin(self.handshake(&client)).await;
+        admitted.handshake_ended();
+        let Some(Done { mut established, host, kept }) = done else {
             return;
         };
         let ended = match Box::pin(self.backend(&mut established, &host, &client, peer)).await {
@@ -55,6 +64,14 @@ impl Connections {
         }
         self.telemetry.connection_ended(ended);
         tracing::debug!(fault = ended.fault(), reason = ended.reason(), "connection ended");
+    }
+
+    /// Ends a connection that is not let in, with a reset: whoever floods the edge leaves nothing behind in its kernel, and
+    /// a client learns at once that it is refused.
+    fn refuse(&self, client: &TcpStream, refused: Refused) {
+        self.telemetry.connection_refused(refused);
+        tracing::debug!(reason = refused.reason(), "connection refused");
+        socket::reset_when_dropped(client);
     }
 
     async fn handshake(&self, client: &TcpStream) -> Option<Done> {

@@ -7,9 +7,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use keystead_edge::check::check;
 use keystead_edge::config::Config;
+use keystead_edge::listener::{self, Listener};
 use keystead_edge::serve::serve;
+use keystead_program::inherited::Inherited;
 use keystead_program::reload::Baseline;
 use keystead_program::run::{self, Failure};
+use keystead_program::sandbox;
 
 /// Terminates TLS without holding a private key: a key server signs in its stead.
 #[derive(Debug, Parser)]
@@ -41,17 +44,29 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let outcome = match arguments.command {
-        Command::Serve { config } => start(&config).map(|(file, config)| run::run(|stop| serve(file, config, stop))),
+        Command::Serve { config } => {
+            start(&config).map(|(file, config, listeners)| run::run(|stop| serve(file, config, listeners, stop)))
+        }
         Command::Check { config } => tell(&config),
     };
     outcome.unwrap_or_else(|failure| run::report(&failure))
 }
 
-fn start(file: &Path) -> Result<(Baseline, Config), Failure> {
+/// What comes before the first thread: addresses are taken with the privileges that the program was started with, all else
+/// is done without them.
+fn start(file: &Path) -> Result<(Baseline, Config, Vec<Listener>), Failure> {
+    let inherited = Inherited::from_environment().map_err(Failure::start)?;
     let baseline = Baseline::read(file);
-    let config = Config::load(file).map_err(Failure::configuration)?;
+    let mut config = Config::load(file).map_err(Failure::configuration)?;
     keystead_program::logging::start(&config.log).map_err(Failure::configuration)?;
-    Ok((baseline, config))
+    let listeners = listener::bind(&config.listeners, inherited).map_err(Failure::start)?;
+    if let Some(user) = config.process.user.as_deref() {
+        sandbox::become_user(user).map_err(Failure::configuration)?;
+        // What that user cannot read would fail when it is loaded again.
+        config = Config::load(file).map_err(Failure::configuration)?;
+    }
+    sandbox::enter(&config.process, &config.paths).map_err(Failure::start)?;
+    Ok((baseline, config, listeners))
 }
 
 fn tell(file: &Path) -> Result<ExitCode, Failure> {

@@ -14,6 +14,7 @@ use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
 use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
+use keystead_program::sandbox::ProcessConfig;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, KeyServerConfig, Limits, ListenerConfig};
@@ -41,6 +42,7 @@ pub struct Fixed {
     crypto: Crypto,
     state_directory: PathBuf,
     log: LogConfig,
+    process: ProcessConfig,
     metrics: Option<MetricsConfig>,
     listeners: Vec<ListenerConfig>,
     limits: Limits,
@@ -55,6 +57,8 @@ impl Fixed {
             crypto,
             state_directory,
             log,
+            process,
+            paths: _,
             metrics,
             channel: _,
             directory: _,
@@ -68,6 +72,7 @@ impl Fixed {
             crypto: *crypto,
             state_directory: state_directory.clone(),
             log: log.clone(),
+            process: process.clone(),
             metrics: metrics.clone(),
             listeners: listeners.clone(),
             limits: limits.clone(),
@@ -82,6 +87,7 @@ impl Fixed {
             ("crypto", self.crypto == loaded.crypto),
             ("state_directory", self.state_directory == loaded.state_directory),
             ("log", self.log == loaded.log),
+            ("process", self.process == loaded.process),
             ("metrics", self.metrics == loaded.metrics),
             ("listener", self.listeners == loaded.listeners),
             ("limits", self.limits == loaded.limits),

@@ -14,6 +14,7 @@ use keystead_program::config::{self, ConfigError, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
 use keystead_program::reload::Baseline;
+use keystead_program::sandbox::Paths;
 
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
@@ -84,6 +85,14 @@ impl Settings {
         Ok(())
     }
 
+    /// The files that a key server with this configuration opens while it runs.
+    pub fn paths(&self) -> Paths {
+        let directory = config::directory(self.file.path());
+        let state = self.tickets.as_ref().map(|tickets| config::directory(&tickets.state).to_owned());
+        let named = Paths { write: state.into_iter().collect(), ..Paths::named_by(self.file.path()) };
+        self.config.process.paths(directory, named)
+    }
+
     /// Threads and queues.
     pub fn capacity(&self) -> Capacity {
         let limits = &self.config.limits;
@@ -129,7 +138,9 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
         ("leases_per_edge", limits.leases_per_edge as usize),
         ("streams_per_connection", limits.streams_per_connection as usize),
         ("connections", limits.connections),
+        ("connections_per_edge", limits.connections_per_edge),
         ("handshakes", limits.handshakes),
+        ("handshakes_per_address", limits.handshakes_per_address),
     ];
     let zero_duration =
         [("handshake_timeout", limits.handshake_timeout), ("operation_timeout", limits.operation_timeout)];
