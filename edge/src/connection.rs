@@ -7,6 +7,7 @@ use keystead_tls::{Error, Established, Fault, LocalFailure, NamedGroup, PeerClos
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::admission::{Admission, Refused};
 use crate::backend::Connected;
 use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
@@ -22,6 +23,8 @@ use crate::virtual_host::VirtualHost;
 pub struct Connections {
     /// The first part of a connection's life.
     pub handshakes: Handshakes,
+    /// Who is let in.
+    pub admission: Admission,
     /// Bounds in time.
     pub limits: Limits,
     /// Where connections are counted.
@@ -38,8 +41,13 @@ impl Connections {
         let Some(arrival) = Box::pin(self.arrival(&client, peer, proxies, began)).await else { return };
         // From here on it is settled whose connection this is.
         let ends = arrival.ends;
-        let Some(Done { mut established, host, kept }) = Box::pin(self.handshake(&client, arrival.unread, began)).await
-        else {
+        let mut admitted = match self.admission.admit(ends.source.ip()) {
+            Ok(admitted) => admitted,
+            Err(refused) => return self.refuse(&client, refused),
+        };
+        let done = Box::pin(self.handshake(&client, arrival.unread, began)).await;
+        admitted.handshake_ended();
+        let Some(Done { mut established, host, kept }) = done else {
             return;
         };
         let ended = match Box::pin(self.backend(&mut established, &host, ends)).await {
@@ -62,6 +70,14 @@ impl Connections {
         }
         self.telemetry.connection_ended(ended);
         tracing::debug!(fault = ended.fault(), reason = ended.reason(), "connection ended");
+    }
+
+    /// Ends a connection that is not let in, with a reset: whoever floods the edge leaves nothing behind in its kernel, and
+    /// a client learns at once that it is refused.
+    fn refuse(&self, client: &TcpStream, refused: Refused) {
+        self.telemetry.connection_refused(refused);
+        tracing::debug!(reason = refused.reason(), "connection refused");
+        socket::reset_when_dropped(client);
     }
 
     /// Whose connection it is. `None` where nobody can be believed about it.

@@ -3,6 +3,7 @@
 //! A connection's road: [`listener`] accepts it, [`handshake`] drives the engine and finds its [`virtual_host`],
 //! [`key_client`] gets the signature, [`backend`] connects, [`relay`] moves bytes.
 
+pub mod admission;
 pub mod backend;
 pub mod buffer;
 pub mod certificate;
@@ -12,6 +13,7 @@ pub mod config;
 pub mod connection;
 pub mod database;
 pub mod directory;
+pub mod handover;
 pub mod handshake;
 pub mod identity;
 pub mod key_client;

@@ -14,6 +14,7 @@ use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
 use keystead_program::reload::{Occasion, Occasions, ReloadOutcome};
+use keystead_program::sandbox::ProcessConfig;
 use keystead_program::watched::Snapshot;
 use tokio::task::spawn_blocking;
 
@@ -75,6 +76,7 @@ pub struct Fixed {
     crypto: Crypto,
     state_directory: PathBuf,
     log: LogConfig,
+    process: ProcessConfig,
     metrics: Option<MetricsConfig>,
     listeners: Vec<ListenerConfig>,
     limits: Limits,
@@ -89,6 +91,8 @@ impl Fixed {
             crypto,
             state_directory,
             log,
+            process,
+            paths: _,
             metrics,
             channel: _,
             directory: _,
@@ -104,6 +108,7 @@ impl Fixed {
             crypto: *crypto,
             state_directory: state_directory.clone(),
             log: log.clone(),
+            process: process.clone(),
             metrics: metrics.clone(),
             listeners: listeners.clone(),
             limits: limits.clone(),
@@ -118,6 +123,7 @@ impl Fixed {
             ("crypto", self.crypto == loaded.crypto),
             ("state_directory", self.state_directory == loaded.state_directory),
             ("log", self.log == loaded.log),
+            ("process", self.process == loaded.process),
             ("metrics", self.metrics == loaded.metrics),
             ("listener", self.listeners == loaded.listeners),
             ("limits", self.limits == loaded.limits),

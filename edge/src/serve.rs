@@ -1,19 +1,21 @@
 //! The edge from start to end.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use keystead_program::channel::{ChannelMaterial, ClientChannel};
-use keystead_program::observe::{Endpoint, Readiness};
+use keystead_program::observe::{Condition, Endpoint, Readiness};
 use keystead_program::run::Failure;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
 use crate::backend::Pool;
 use crate::client_auth::{self, ClientVerifier, Verifications};
 use crate::config::Config;
@@ -30,15 +32,14 @@ use crate::state::State;
 use crate::telemetry::{Ended, Lost, Telemetry};
 use crate::virtual_host::HostTemplate;
 
-/// Serves clients as `config` says until `stop`, and then those that are connected
-/// until they end or their time is over.
+/// Serves clients of `listeners` as `config` says until `stop`, and then those that are connected until they end or their
+/// time is over.
 ///
 /// # Errors
 /// What keeps it from starting.
-pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
+pub async fn serve(config: Config, listeners: Vec<Listener>, stop: CancellationToken) -> Result<(), Failure> {
     let material = channel_material(&config).map_err(Failure::configuration)?;
     open_files::allow(config.limits.max_connections);
-    let listeners = bind(&config).map_err(Failure::start)?;
     let mut registry = Registry::default();
     let telemetry = Arc::new(Telemetry::register(&mut registry));
     let pool = Pool::register(&mut registry);
@@ -46,6 +47,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     // Before anybody can ask: an endpoint without conditions is ready.
     let identities_ready = readiness.condition("identities");
     let key_server_ready = readiness.condition("key_server");
+    let listening = readiness.condition("listeners");
 
     // What runs beside the connections, for as long as they do.
     let mut background = JoinSet::new();
@@ -71,18 +73,38 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failur
     let sessions = Sessions::start(config.sessions, &config.state_directory, ticket_keys, telemetry.clone());
     let sessions = sessions.map_err(Failure::start)?;
     let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
-    let drain_timeout = config.limits.drain_timeout;
+    let (drain_delay, drain_timeout) = (config.limits.drain_delay, config.limits.drain_timeout);
     let places = Arc::new(Semaphore::new(config.limits.max_connections.min(Semaphore::MAX_PERMITS)));
-    let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
+    let admission = Admission::new(&config.limits);
+    let connections = Connections { handshakes, admission, limits: config.limits, telemetry: telemetry.clone() };
+    let connections = Arc::new(connections);
     let tracker = TaskTracker::new();
-    let mut accepting = JoinSet::new();
-    for listener in listeners {
+    let (mut accepting, leave) = (JoinSet::new(), CancellationToken::new());
+    let mut accept = |listener: Listener| {
         tracing::info!(address = %listener.address(), "listening");
-        accepting.spawn(listener.accept(connections.clone(), places.clone(), tracker.clone(), stop.clone()));
+        accepting.spawn(listener.accept(connections.clone(), places.clone(), tracker.clone(), leave.clone()))
+    };
+    let (patient, own): (Vec<_>, Vec<_>) = listeners.into_iter().partition(Listener::can_wait);
+    own.into_iter().for_each(|listener| drop(accept(listener)));
+    if !patient.is_empty() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = until_ready_but_for(&listening) => patient.into_iter().for_each(|listener| drop(accept(listener))),
+        }
     }
-    stop.cancelled().await;
+    listening.met();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        failed = failure_among(&mut accepting) => return Err(Failure::start(failed)),
+    }
     readiness.drain();
-    accepting.join_all().await;
+    sleep(drain_delay).await;
+    leave.cancel();
+    while let Some(left) = accepting.join_next().await {
+        if let Err(cause) = left.context("stop accepting").and_then(|left| Ok(left?)) {
+            tracing::warn!("clients that were connecting may be lost: {cause:#}");
+        }
+    }
     drain(&tracker, drain_timeout, &telemetry).await;
     // Connections that outstayed the drain still have it; what is not written yet is lost then.
     if let Some(connections) = Arc::into_inner(connections) {
@@ -113,9 +135,29 @@ pub fn channel_material(config: &Config) -> anyhow::Result<ChannelMaterial> {
     Ok(material)
 }
 
-fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let bind = |listener| Listener::bind(listener).with_context(|| format!("listen on {}", listener.address));
-    config.listeners.iter().map(bind).collect()
+/// Waits until the program could serve clients if they came to it, or has waited for so long that they should rather be
+/// refused than wait.
+async fn until_ready_but_for(listening: &Condition) {
+    let ready = async {
+        while !listening.is_all_that_is_unmet() {
+            sleep(READINESS_INTERVAL).await;
+        }
+    };
+    if timeout(READINESS_TIMEOUT, ready).await.is_err() {
+        tracing::warn!("accepting clients without being ready");
+    }
+}
+
+const READINESS_INTERVAL: Duration = Duration::from_millis(20);
+const READINESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits until a listener fails. While they are to accept, none ends otherwise.
+async fn failure_among(accepting: &mut JoinSet<io::Result<()>>) -> anyhow::Error {
+    match accepting.join_next().await {
+        Some(Ok(Ok(()))) | None => std::future::pending().await,
+        Some(Ok(Err(cause))) => anyhow::Error::from(cause).context("listen"),
+        Some(Err(cause)) => anyhow::Error::from(cause).context("listen"),
+    }
 }
 
 async fn observe(

@@ -88,6 +88,12 @@ pub fn shutdown_write(stream: &impl Stream) -> io::Result<()> {
     SockRef::from(stream).shutdown(Shutdown::Write)
 }
 
+/// Has the connection end with a reset instead of an orderly end when the socket is dropped.
+pub fn reset_when_dropped(stream: &TcpStream) {
+    // Fails only for a socket that is broken anyway.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
 /// Writes all of `bytes` before `deadline`.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use strum::IntoStaticStr;
 
+use crate::admission::Refused;
 use crate::key_client::TryTelemetry;
 use crate::proxy_protocol::{HeaderFailure, Omission};
 use crate::sessions::record::unix_seconds;
@@ -33,6 +34,7 @@ pub struct Telemetry {
     pub accept_errors: Counter,
     /// Clients that connected and left without sending a byte.
     pub probes: Counter,
+    connections_refused: Family<ReasonLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     handshake_failures: Family<FailureLabels, Counter>,
     handshake_seconds: Histogram,
@@ -202,6 +204,7 @@ impl Telemetry {
             accepted,
             accept_errors,
             probes,
+            connections_refused,
             handshakes,
             handshake_failures,
             handshake_seconds,
@@ -234,6 +237,7 @@ impl Telemetry {
         registry.register("accepted", "Connections accepted", accepted.clone());
         registry.register("accept_errors", "Calls of accept that failed", accept_errors.clone());
         registry.register("probes", "Clients that left without sending a byte", probes.clone());
+        registry.register("connections_refused", "Connections not let in, by limit", connections_refused.clone());
         registry.register("handshakes", "Handshakes completed", handshakes.clone());
         registry.register("handshake_failures", "Handshakes failed, by who is to blame", handshake_failures.clone());
         registry.register("handshake_seconds", "From accept to a complete handshake", handshake_seconds.clone());
@@ -299,6 +303,7 @@ impl Telemetry {
             accepted: Counter::default(),
             accept_errors: Counter::default(),
             probes: Counter::default(),
+            connections_refused: Family::default(),
             handshakes: Family::default(),
             handshake_failures: Family::default(),
             handshake_seconds: seconds(),
@@ -326,6 +331,11 @@ impl Telemetry {
             ticket_generation: Family::default(),
             ticket_keys_told: Gauge::default(),
         }
+    }
+
+    /// A client was not let in.
+    pub fn connection_refused(&self, refused: Refused) {
+        self.connections_refused.get_or_create(&ReasonLabels { reason: refused.reason() }).inc();
     }
 
     /// A handshake is complete, `elapsed` after its connection was accepted.

@@ -9,6 +9,7 @@ use keystead_program::config::RelativePath;
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
+use keystead_program::sandbox::ProcessConfig;
 use keystead_tls::SignatureScheme;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -29,12 +30,17 @@ use grant::{Bounds, GrantConfig};
 pub struct Config {
     /// Where edges connect.
     pub listen: SocketAddr,
+    /// The name of the socket to take if sockets are handed over (`LISTEN_FDNAMES`); the one on `listen` where it is missing.
+    pub listen_socket: Option<String>,
     /// Which cryptography signs and verifies.
     #[serde(default)]
     pub crypto: Crypto,
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
+    /// Privileges to give up.
+    #[serde(default)]
+    pub process: ProcessConfig,
     /// Metrics and health over HTTP; none where the table is missing.
     pub metrics: Option<MetricsConfig>,
     /// The channel to the edges.
@@ -96,14 +102,21 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// Connections at one time.
     pub connections: usize,
+    /// Connections of one edge at one time.
+    pub connections_per_edge: usize,
     /// Handshakes at one time.
     pub handshakes: usize,
+    /// Handshakes of one address at one time.
+    pub handshakes_per_address: usize,
     /// How long a handshake may take.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     /// How long a request may wait for its answer, where the edge does not ask for less.
     #[serde(with = "humantime_serde")]
     pub operation_timeout: Duration,
+    /// From SIGTERM, at which readiness ends, until edges are told to leave.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
     /// How long edges have to leave when the key server stops.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
@@ -122,9 +135,12 @@ impl Default for Limits {
             leases_per_edge: 1 << 18,
             streams_per_connection: 128,
             connections: 1024,
+            connections_per_edge: 128,
             handshakes: 64,
+            handshakes_per_address: 32,
             handshake_timeout: Duration::from_secs(5),
             operation_timeout: Duration::from_secs(2),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
         }
     }

@@ -4,18 +4,21 @@
 mod command;
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use command::key::KeyCommand;
 use keystead_keyserver::memory;
-use keystead_keyserver::server::Server;
+use keystead_keyserver::server::{self, Server};
 use keystead_keyserver::settings::Settings;
 use keystead_keyserver::ticket_keys::ratchet::{RotationPeriod, UnixTime};
 use keystead_keyserver::ticket_keys::state;
+use keystead_program::inherited::Inherited;
 use keystead_program::logging;
 use keystead_program::run::{self, Failure};
+use keystead_program::sandbox;
 use tokio_util::sync::CancellationToken;
 
 /// Holds private keys and signs for Keystead edges
@@ -60,7 +63,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let done = match arguments.command {
-        Command::Serve { config } => return run::run(async |stop| serve(&config, stop).await),
+        Command::Serve { config } => match start(&config) {
+            Ok((listener, settings)) => return run::run(async |stop| serve(listener, settings, stop).await),
+            Err(failure) => Err(failure),
+        },
         Command::Init { state, rotation_period } => init(&state, rotation_period),
         Command::Check { config } => check(&config),
         Command::Key(command) => command::key::run(command),
@@ -77,11 +83,20 @@ fn rotation_period(text: &str) -> Result<RotationPeriod, String> {
     whole.and_then(RotationPeriod::of_seconds).ok_or_else(|| "whole seconds, from 1s to 7days".to_owned())
 }
 
-async fn serve(config: &Path, stop: CancellationToken) -> Result<(), Failure> {
+/// What comes before the first thread: the address is taken with the privileges that the program was started with, all
+/// else is done without them.
+fn start(config: &Path) -> Result<(TcpListener, Settings), Failure> {
     // Before there is anything to protect.
     let core_dumps = memory::forbid_core_dumps().err();
-    let settings = Settings::load(config).map_err(Failure::configuration)?;
+    let inherited = Inherited::from_environment().map_err(Failure::start)?;
+    let mut settings = Settings::load(config).map_err(Failure::configuration)?;
     logging::start(&settings.config.log).map_err(Failure::configuration)?;
+    let listener = server::listen(&settings.config, inherited).map_err(Failure::start)?;
+    if let Some(user) = settings.config.process.user.as_deref() {
+        sandbox::become_user(user).map_err(Failure::configuration)?;
+        // What that user cannot read would fail when it is loaded again.
+        settings = Settings::load(config).map_err(Failure::configuration)?;
+    }
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -89,7 +104,12 @@ async fn serve(config: &Path, stop: CancellationToken) -> Result<(), Failure> {
     for warning in core_dumps.iter().chain(&locked) {
         tracing::warn!("{warning}");
     }
-    let server = Server::bind(settings).await.map_err(Failure::start)?;
+    sandbox::enter(&settings.config.process, &settings.paths()).map_err(Failure::start)?;
+    Ok((listener, settings))
+}
+
+async fn serve(listener: TcpListener, settings: Settings, stop: CancellationToken) -> Result<(), Failure> {
+    let server = Server::on(listener, settings).await.map_err(Failure::start)?;
     server.serve(stop).await.map_err(Failure::start)
 }
 

@@ -120,8 +120,10 @@ impl Reload {
 fn differing(running: &Config, loaded: &Config) -> Vec<&'static str> {
     let parts = [
         ("listen", running.listen == loaded.listen),
+        ("listen_socket", running.listen_socket == loaded.listen_socket),
         ("crypto", running.crypto == loaded.crypto),
         ("log", running.log == loaded.log),
+        ("process", running.process == loaded.process),
         ("metrics", running.metrics == loaded.metrics),
         ("limits", running.limits == loaded.limits),
         ("tickets", running.tickets == loaded.tickets),

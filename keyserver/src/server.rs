@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, ServerChannel};
+use keystead_program::inherited::{self, Inherited, InheritedError};
 use keystead_program::observe::{Endpoint, Readiness};
 use keystead_proto::MAX_REQUEST;
 use keystead_proto::v1::key_server_server::KeyServerServer;
@@ -57,6 +58,9 @@ pub enum StartError {
         /// The system's reason.
         cause: io::Error,
     },
+    /// The sockets that were handed over are not that of the configuration.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// A thread cannot be started.
     #[error("start a thread: {0}")]
     Thread(io::Error),
@@ -82,9 +86,18 @@ impl Server {
     /// # Errors
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
+        let listener = listen(&settings.config, Inherited::default())?;
+        Self::on(listener, settings).await
+    }
+
+    /// Takes the other addresses and starts the threads; edges connect to `listener`.
+    ///
+    /// # Errors
+    /// [`StartError`] when an address cannot be taken or a thread cannot be started.
+    pub async fn on(listener: std::net::TcpListener, settings: Settings) -> Result<Self, StartError> {
         let lanes = settings.lanes();
         let Settings { files, config, channel, keys, tokens, authorizations, tickets, warnings } = settings;
-        let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
+        let Addresses { listener, address, endpoint } = Addresses::take(listener, &config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
         metrics.register(&mut registry);
@@ -163,7 +176,7 @@ impl Server {
         let served = tokio::select! {
             served = serving => served,
             never = background => match never {},
-            () = drain(stop, &stopping, &readiness, &health, self.limits.drain_timeout) => Ok(()),
+            () = drain(stop, &stopping, &readiness, &health, &self.limits) => Ok(()),
         };
         if let Some(observed) = observed {
             observed.abort();
@@ -171,6 +184,21 @@ impl Server {
         tracing::info!("stopped");
         served
     }
+}
+
+/// The socket that edges connect to: of those that were handed over, or on the address that `config` says.
+///
+/// # Errors
+/// [`StartError`] when the address cannot be taken, or another socket was handed over.
+pub fn listen(config: &Config, mut inherited: Inherited) -> Result<std::net::TcpListener, StartError> {
+    let failed = |cause| StartError::Listen { address: config.listen, cause };
+    let listener = match inherited.take(config.listen, config.listen_socket.as_deref())? {
+        Some(listener) => listener,
+        None => inherited::listen(config.listen).map_err(failed)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    inherited.finish()?;
+    Ok(listener)
 }
 
 /// What was bound.
@@ -181,9 +209,9 @@ struct Addresses {
 }
 
 impl Addresses {
-    async fn take(config: &Config) -> Result<Self, StartError> {
+    async fn take(listener: std::net::TcpListener, config: &Config) -> Result<Self, StartError> {
         let listen = |address| move |cause| StartError::Listen { address, cause };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen(config.listen))?;
+        let listener = TcpListener::from_std(listener).map_err(listen(config.listen))?;
         let address = listener.local_addr().map_err(listen(config.listen))?;
         let endpoint = match &config.metrics {
             Some(metrics) => Some(Endpoint::bind(metrics).await.map_err(listen(metrics.listen))?),
@@ -224,7 +252,9 @@ fn accept_limits(limits: &Limits) -> AcceptLimits {
     AcceptLimits {
         handshake_timeout: limits.handshake_timeout,
         handshakes: limits.handshakes,
+        handshakes_per_address: limits.handshakes_per_address,
         connections: limits.connections,
+        connections_per_peer: limits.connections_per_edge,
     }
 }
 
@@ -248,18 +278,13 @@ fn server(limits: &Limits) -> tonic::transport::Server {
 
 /// Waits for `stop`, then tells everybody, then ends what is still open. Serving ends by itself as soon as the last
 /// connection has gone, which is before this returns unless an edge does not read.
-async fn drain(
-    stop: CancellationToken,
-    stopping: &Stopping,
-    readiness: &Readiness,
-    health: &Health,
-    timeout: Duration,
-) {
+async fn drain(stop: CancellationToken, stopping: &Stopping, readiness: &Readiness, health: &Health, limits: &Limits) {
     stop.cancelled().await;
     readiness.drain();
     health.not_serving().await;
+    tokio::time::sleep(limits.drain_delay).await;
     stopping.drain.cancel();
-    tokio::time::sleep(timeout).await;
+    tokio::time::sleep(limits.drain_timeout).await;
     tracing::warn!("edges still connected at the end of the drain");
     stopping.end.cancel();
     health.end().await;

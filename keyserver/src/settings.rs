@@ -14,6 +14,7 @@ use keystead_program::channel::{ChannelConfig, ChannelError, ChannelMaterial, Pe
 use keystead_program::config::{self, ConfigError, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
+use keystead_program::sandbox::Paths;
 use keystead_program::watched::Snapshot;
 
 use crate::authorize::{Authorizations, Rights};
@@ -132,6 +133,14 @@ impl Settings {
         Ok(())
     }
 
+    /// The files that a key server with this configuration opens while it runs.
+    pub fn paths(&self) -> Paths {
+        let directory = config::directory(self.files.configuration());
+        let state = self.tickets.as_ref().map(|tickets| config::directory(&tickets.state).to_owned());
+        let named = Paths { write: state.into_iter().collect(), ..Paths::named_by(self.files.configuration()) };
+        self.config.process.paths(directory, named)
+    }
+
     /// The scheduler's lanes.
     pub fn lanes(&self) -> Vec<LaneConfig> {
         let limits = &self.config.limits;
@@ -179,7 +188,9 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
         ("leases_per_edge", limits.leases_per_edge as usize),
         ("streams_per_connection", limits.streams_per_connection as usize),
         ("connections", limits.connections),
+        ("connections_per_edge", limits.connections_per_edge),
         ("handshakes", limits.handshakes),
+        ("handshakes_per_address", limits.handshakes_per_address),
     ];
     let zero_duration =
         [("handshake_timeout", limits.handshake_timeout), ("operation_timeout", limits.operation_timeout)];

@@ -149,6 +149,12 @@ impl Condition {
         self.set(Some(why.into()));
     }
 
+    /// Whether the program would be ready if this condition held.
+    pub fn is_all_that_is_unmet(&self) -> bool {
+        let state = self.readiness.lock();
+        !state.draining && state.unmet.iter().all(|(name, why)| *name == self.name || why.is_none())
+    }
+
     fn set(&self, why: Option<Cow<'static, str>>) {
         self.readiness.lock().unmet.insert(self.name.clone(), why);
     }
@@ -167,8 +173,10 @@ mod tests {
         let (key_server, listener) = (readiness.condition("key_server"), readiness.condition("listener"));
         assert_eq!(readiness.reasons(), ["key_server: starting", "listener: starting"]);
         key_server.unmet("no connection");
+        assert!(!listener.is_all_that_is_unmet());
         listener.met();
         assert_eq!(readiness.reasons(), ["key_server: no connection"]);
+        assert!(key_server.is_all_that_is_unmet());
         key_server.met();
         assert!(readiness.is_ready());
         readiness.drain();

@@ -85,7 +85,13 @@ fn acceptor() -> Acceptor {
         trust_roots: "channel-ca.pem".into(),
     };
     let material = ChannelMaterial::load(&config, &pki::directory().join("keyserver")).expect("credentials");
-    let limits = AcceptLimits { handshake_timeout: Duration::from_secs(5), handshakes: 8, connections: 64 };
+    let limits = AcceptLimits {
+        handshake_timeout: Duration::from_secs(5),
+        handshakes: 8,
+        handshakes_per_address: 8,
+        connections: 64,
+        connections_per_peer: 64,
+    };
     Acceptor { channel: ServerChannel::new(&material), limits, metrics: ChannelMetrics::default() }
 }
 

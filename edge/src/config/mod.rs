@@ -16,6 +16,7 @@ use keystead_program::config::{self, RelativePath};
 use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogConfig;
 use keystead_program::observe::MetricsConfig;
+use keystead_program::sandbox::{Paths, ProcessConfig};
 use keystead_program::watched::Snapshot;
 use serde::Deserialize;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// Logs.
     pub log: LogConfig,
+    /// Privileges to give up.
+    pub process: ProcessConfig,
     /// Where metrics and health are served; `None` for nowhere.
     pub metrics: Option<MetricsConfig>,
     /// The edge's own certificate on the channel to the key servers.
@@ -68,6 +71,8 @@ struct ConfigFile {
     state_directory: RelativePath,
     #[serde(default)]
     log: LogConfig,
+    #[serde(default)]
+    process: ProcessConfig,
     metrics: Option<MetricsConfig>,
     channel: ChannelConfig,
     #[serde(default)]
@@ -87,6 +92,8 @@ struct ConfigFile {
 pub struct ListenerConfig {
     /// Where clients connect.
     pub address: SocketAddr,
+    /// The name of the socket to take if sockets are handed over (`LISTEN_FDNAMES`); the one on `address` where it is missing.
+    pub socket: Option<String>,
     /// Whether other processes may listen on the same address (`SO_REUSEPORT`), such as a successor of this one.
     #[serde(default)]
     pub reuse_port: bool,
@@ -101,6 +108,19 @@ pub struct ListenerConfig {
 pub struct Limits {
     /// Connections of clients at one time; further ones wait in the kernel's queue. Each takes two file descriptors.
     pub max_connections: usize,
+    /// Connections of one address, or one IPv6 /64, at one time; further ones are refused. 0 is without bound.
+    pub max_connections_per_address: usize,
+    /// Handshakes at one time; further connections are refused. 0 is without bound.
+    pub max_handshakes: usize,
+    /// Handshakes that begin in a second; connections beyond it are refused. 0 is without bound.
+    pub handshakes_per_second: u32,
+    /// Those that may begin at once after a quiet time; 0 is a second's worth.
+    pub handshakes_burst: u32,
+    /// Handshakes of one address, or one IPv6 /64, that begin in a second; connections beyond it are refused. 0 is without
+    /// bound.
+    pub handshakes_per_second_per_address: u32,
+    /// Those of one address that may begin at once after a quiet time; 0 is a second's worth.
+    pub handshakes_burst_per_address: u32,
     /// From accepting a connection to the end of its handshake.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
@@ -116,7 +136,10 @@ pub struct Limits {
     /// For the connection to any of a host's backends, however many are tried.
     #[serde(with = "humantime_serde")]
     pub backend_timeout: Duration,
-    /// From SIGTERM to the end of the last connection.
+    /// From SIGTERM, at which readiness ends, until no more connections are accepted.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// From then on to the end of the last connection.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
 }
@@ -125,11 +148,18 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: 1024,
+            max_handshakes: 0,
+            handshakes_per_second: 0,
+            handshakes_burst: 0,
+            handshakes_per_second_per_address: 0,
+            handshakes_burst_per_address: 0,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
             half_closed_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             backend_timeout: Duration::from_secs(15),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -156,6 +186,12 @@ impl Config {
         file.check(Reader::new(files.clone(), before))
     }
 
+    /// The files that an edge with this configuration opens while it runs.
+    pub fn paths(&self) -> Paths {
+        let named = Paths::named_by(self.host_files.snapshot().configuration());
+        self.process.paths(&self.directory, Paths { write: vec![self.state_directory.clone()], ..named })
+    }
+
     /// The configuration file and every file that it names. Those of the state are none of them: the edge itself writes
     /// these.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
@@ -179,10 +215,12 @@ impl ConfigFile {
         let sessions = self.sessions.check(directory).map_err(|problem| ConfigError::at("[sessions]", problem))?;
         self.key_server.check().map_err(|problem| ConfigError::at("[key_server]", problem))?;
         check_listeners(&self.listener).map_err(|problem| ConfigError::at("[[listener]]", problem))?;
+        let state_directory = self.state_directory.under(directory);
         Ok(Config {
             crypto: self.crypto,
-            state_directory: self.state_directory.under(directory),
+            state_directory,
             log: self.log,
+            process: self.process,
             metrics: self.metrics,
             channel: self.channel,
             directory: directory.to_owned(),
@@ -209,7 +247,26 @@ impl Limits {
             ("connect_timeout", self.connect_timeout),
             ("backend_timeout", self.backend_timeout),
         ];
-        durations.into_iter().try_for_each(|(name, duration)| check_duration(name, duration))
+        durations.into_iter().try_for_each(|(name, duration)| check_duration(name, duration))?;
+        self.check_rates()
+    }
+
+    fn check_rates(&self) -> Result<(), String> {
+        let rates = [
+            ("handshakes_burst", self.handshakes_burst, self.handshakes_per_second),
+            ("handshakes_burst_per_address", self.handshakes_burst_per_address, self.handshakes_per_second_per_address),
+        ];
+        for (burst, value, rate) in rates {
+            let name = burst.replace("burst", "per_second");
+            // Beyond it a token would come more often than a microsecond passes.
+            if rate > 1_000_000 {
+                return Err(format!("{name} must be at most 1000000; 0 is without bound"));
+            }
+            if value != 0 && rate == 0 {
+                return Err(format!("{burst} without {name} bounds nothing: set {name} too"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -319,6 +376,8 @@ backends = ["127.0.0.1:8080"]
             (("addresses = [\"127.0.0.1:7443\"]", "addresses = []"), "[key_server]: addresses is empty"),
             (("[key_server]", "[limits]\nmax_connections = 0\n[key_server]"), "no client could connect"),
             (("[key_server]", "[limits]\nidle_timeout = \"0s\"\n[key_server]"), "idle_timeout must be"),
+            (("[key_server]", "[limits]\nhandshakes_burst = 5\n[key_server]"), "set handshakes_per_second too"),
+            (("[key_server]", "[limits]\nhandshakes_per_second = 2000000\n[key_server]"), "at most 1000000"),
             (("[channel]", "[log]\nlevel = \"keystead_edge=loud\"\n[channel]"), "[log]"),
             (("\"127.0.0.1:7443\"", "\"7443\""), "expected host:port"),
         ] {

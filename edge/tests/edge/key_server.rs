@@ -102,7 +102,13 @@ impl TestKeyServer {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let acceptor = Acceptor {
             channel: ServerChannel::new(material),
-            limits: AcceptLimits { handshake_timeout: Duration::from_secs(5), handshakes: 8, connections: 8 },
+            limits: AcceptLimits {
+                handshake_timeout: Duration::from_secs(5),
+                handshakes: 8,
+                handshakes_per_address: 8,
+                connections: 8,
+                connections_per_peer: 8,
+            },
             metrics: ChannelMetrics::default(),
         };
         let listener = std::net::TcpListener::bind(address).unwrap();

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keystead_edge::admission::Admission;
 use keystead_edge::backend::Pool;
 use keystead_edge::client_auth::{self, Verifications};
 use keystead_edge::config::{Config, Limits};
@@ -171,7 +172,9 @@ impl Stack {
             Sessions::start(config.sessions, &config.state_directory, ticket_keys, telemetry.clone()).unwrap();
         let handshakes = Handshakes { provider, directory, key_client, sessions, verifications };
         let places = Arc::new(Semaphore::new(config.limits.max_connections));
-        let connections = Arc::new(Connections { handshakes, limits: config.limits, telemetry: telemetry.clone() });
+        let admission = Admission::new(&config.limits);
+        let connections = Connections { handshakes, admission, limits: config.limits, telemetry: telemetry.clone() };
+        let connections = Arc::new(connections);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = Listener::bind(&config.listeners[0]).unwrap();
         let edge = listener.address();

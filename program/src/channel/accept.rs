@@ -1,7 +1,7 @@
 //! The accepting end: TCP connections in, connections of identified peers out.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::{InvalidPeerIdentity, PeerIdentity, ServerChannel};
+use crate::share::{Share, Shares};
 
 /// Bounds on what peers that are not yet known, and those that are, may take up.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +31,12 @@ pub struct AcceptLimits {
     pub handshake_timeout: Duration,
     /// Handshakes at one time; further connections wait in the kernel's queue.
     pub handshakes: usize,
+    /// Handshakes of one address at one time; further ones are refused.
+    pub handshakes_per_address: usize,
     /// Connections at one time, those in their handshake among them; further ones are refused.
     pub connections: usize,
+    /// Connections of one identity at one time; further ones are refused.
+    pub connections_per_peer: usize,
 }
 
 /// What an [`Acceptor`] counts. Clones count together.
@@ -90,6 +95,10 @@ pub enum RefusedPeer {
     HandshakeFailed,
     /// As many connections stand as are allowed.
     TooManyConnections,
+    /// As many handshakes of the peer's address are under way as are allowed.
+    TooManyHandshakesOfAddress,
+    /// As many connections of the peer's identity stand as are allowed.
+    TooManyConnectionsOfPeer,
 }
 
 impl RefusedPeer {
@@ -165,7 +174,11 @@ impl Acceptor {
 
     async fn accept_all(&self, listener: &TcpListener, accepted: &mpsc::Sender<io::Result<PeerStream>>) {
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
-        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let of_addresses = Shares::new(self.limits.handshakes_per_address);
+        let places = Places {
+            connections: Arc::new(Semaphore::new(self.limits.connections)),
+            of_peers: Shares::new(self.limits.connections_per_peer),
+        };
         loop {
             let Ok(handshake) = handshakes.clone().acquire_owned().await else {
                 return;
@@ -180,13 +193,22 @@ impl Acceptor {
                     continue;
                 }
             };
-            let Ok(connection) = connections.clone().try_acquire_owned() else {
+            let Some(of_address) = of_addresses.take(address.ip().to_canonical()) else {
+                self.refuse(
+                    address,
+                    RefusedPeer::TooManyHandshakesOfAddress,
+                    "at the limit of handshakes of an address",
+                );
+                continue;
+            };
+            let Ok(connection) = places.connections.clone().try_acquire_owned() else {
                 self.refuse(address, RefusedPeer::TooManyConnections, "at the limit of connections");
                 continue;
             };
-            let (acceptor, accepted) = (self.clone(), accepted.clone());
+            let (acceptor, accepted, of_peers) = (self.clone(), accepted.clone(), places.of_peers.clone());
             tokio::spawn(async move {
-                if let Some(stream) = acceptor.identify(socket, address, connection).await {
+                let taken = Handshake { connection, of_peers, _of_address: of_address };
+                if let Some(stream) = acceptor.identify(socket, address, taken).await {
                     // Fails when no more connections are wanted; the peer sees this one close.
                     let _ = accepted.send(Ok(stream)).await;
                 }
@@ -195,12 +217,7 @@ impl Acceptor {
         }
     }
 
-    async fn identify(
-        &self,
-        socket: TcpStream,
-        address: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Option<PeerStream> {
+    async fn identify(&self, socket: TcpStream, address: SocketAddr, taken: Handshake) -> Option<PeerStream> {
         if let Err(cause) = prepare(&socket) {
             self.refuse(address, RefusedPeer::ConnectionLost, &cause);
             return None;
@@ -217,16 +234,19 @@ impl Acceptor {
                 return None;
             }
         };
-        match peer_identity(&stream) {
-            Ok(identity) => {
-                let guard = ConnectionGuard::new(self.metrics.connected.clone(), permit);
-                Some(PeerStream { stream, peer: PeerInfo { identity, address }, _guard: guard })
-            }
+        let identity = match peer_identity(&stream) {
+            Ok(identity) => identity,
             Err(cause) => {
                 self.refuse(address, RefusedPeer::NoIdentity, &cause);
-                None
+                return None;
             }
-        }
+        };
+        let Some(of_peer) = taken.of_peers.take(identity.clone()) else {
+            self.refuse(address, RefusedPeer::TooManyConnectionsOfPeer, &identity);
+            return None;
+        };
+        let guard = ConnectionGuard::new(self.metrics.connected.clone(), taken.connection, of_peer);
+        Some(PeerStream { stream, peer: PeerInfo { identity, address }, _guard: guard })
     }
 
     fn refuse(&self, address: SocketAddr, reason: RefusedPeer, detail: &(impl std::fmt::Display + ?Sized)) {
@@ -235,6 +255,19 @@ impl Acceptor {
         // Anybody who reaches the port can cause one: the counter is what to watch.
         tracing::debug!(reason = word, %address, %detail, "connection refused");
     }
+}
+
+/// What connections take from one another.
+struct Places {
+    connections: Arc<Semaphore>,
+    of_peers: Arc<Shares<PeerIdentity>>,
+}
+
+/// What a connection has taken when its handshake begins, and takes from when its peer is known.
+struct Handshake {
+    connection: OwnedSemaphorePermit,
+    of_peers: Arc<Shares<PeerIdentity>>,
+    _of_address: Share<IpAddr>,
 }
 
 fn peer_identity(stream: &TlsStream<TcpStream>) -> Result<PeerIdentity, InvalidPeerIdentity> {
@@ -262,12 +295,13 @@ fn is_peers(cause: &io::Error) -> bool {
 struct ConnectionGuard {
     connected: Gauge,
     _permit: OwnedSemaphorePermit,
+    _of_peer: Share<PeerIdentity>,
 }
 
 impl ConnectionGuard {
-    fn new(connected: Gauge, permit: OwnedSemaphorePermit) -> Self {
+    fn new(connected: Gauge, permit: OwnedSemaphorePermit, of_peer: Share<PeerIdentity>) -> Self {
         connected.inc();
-        Self { connected, _permit: permit }
+        Self { connected, _permit: permit, _of_peer: of_peer }
     }
 }
 

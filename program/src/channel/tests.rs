@@ -11,6 +11,7 @@ use tower::ServiceExt;
 use super::*;
 
 const EDGE: &str = "spiffe://keystead.test/edge/one";
+const OTHER_EDGE: &str = "spiffe://keystead.test/edge/two";
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -65,8 +66,13 @@ struct Server {
 
 impl Server {
     async fn start(authority: &Authority) -> Self {
-        let limits =
-            AcceptLimits { handshake_timeout: std::time::Duration::from_millis(300), handshakes: 4, connections: 2 };
+        let limits = AcceptLimits {
+            handshake_timeout: std::time::Duration::from_millis(300),
+            handshakes: 4,
+            handshakes_per_address: 3,
+            connections: 3,
+            connections_per_peer: 2,
+        };
         let channel = ServerChannel::new(&authority.material(&[dns("localhost")], authority));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -77,6 +83,11 @@ impl Server {
 
     fn connector(&self, material: &ChannelMaterial) -> Connector {
         Connector::new(ClientChannel::new(material), self.address.into(), Some("localhost".to_owned())).unwrap()
+    }
+
+    /// Both ends of a connection whose peer shows `material`.
+    async fn admits(&mut self, material: &ChannelMaterial) -> impl Sized + use<> {
+        (dial(self.connector(material)).await.unwrap(), self.connections.next().await.unwrap().unwrap())
     }
 
     /// Waits until a connection has been refused for `reason`.
@@ -218,14 +229,53 @@ async fn silence_is_bounded() {
 async fn connections_are_bounded() {
     let authority = Authority::new();
     let mut server = Server::start(&authority).await;
-    let material = authority.material(&[uri(EDGE)], &authority);
-    let _first = (dial(server.connector(&material)).await.unwrap(), server.connections.next().await.unwrap().unwrap());
-    let second = (dial(server.connector(&material)).await.unwrap(), server.connections.next().await.unwrap().unwrap());
-    assert!(dial(server.connector(&material)).await.is_err());
+    let [one, two] = [EDGE, OTHER_EDGE].map(|edge| authority.material(&[uri(edge)], &authority));
+    let first = server.admits(&one).await;
+    let second = server.admits(&two).await;
+    let _third = server.admits(&two).await;
+    assert!(dial(server.connector(&one)).await.is_err());
     server.refuses(RefusedPeer::TooManyConnections).await;
     drop(second);
-    dial(server.connector(&material)).await.unwrap();
-    server.connections.next().await.unwrap().unwrap();
+    let _fourth = server.admits(&two).await;
+    drop(first);
+    server.admits(&one).await;
+}
+
+#[tokio::test]
+async fn one_peer_leaves_room_for_others() {
+    let authority = Authority::new();
+    let mut server = Server::start(&authority).await;
+    let [one, two] = [EDGE, OTHER_EDGE].map(|edge| authority.material(&[uri(edge)], &authority));
+    let first = server.admits(&one).await;
+    let _second = server.admits(&one).await;
+    dial_in_vain(server.connector(&one)).await;
+    server.refuses(RefusedPeer::TooManyConnectionsOfPeer).await;
+    let other = server.admits(&two).await;
+    drop((first, other));
+    server.admits(&one).await;
+}
+
+#[tokio::test]
+async fn handshakes_of_one_address_leave_room_for_others() {
+    let authority = Authority::new();
+    let mut server = Server::start(&authority).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let mut refused = TcpStream::connect(server.address).await.unwrap();
+    // Closed without a byte.
+    assert!(!matches!(refused.read(&mut [0]).await, Ok(1)));
+    server.refuses(RefusedPeer::TooManyHandshakesOfAddress).await;
+    drop(silent);
+    let material = authority.material(&[uri(EDGE)], &authority);
+    for _ in 0..100 {
+        if let Ok(_client) = dial(server.connector(&material)).await {
+            server.connections.next().await.unwrap().unwrap();
+            return;
+        }
+    }
+    panic!("the places of those that left are free again");
 }
 
 #[tokio::test]
