@@ -131,3 +131,6 @@ pub enum ProtectionError {
     #[error(transparent)]
     Sealed(#[from] SealError),
 }
+
+#[cfg(test)]
+mod tests;
