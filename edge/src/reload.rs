@@ -92,7 +92,6 @@ impl Fixed {
             state_directory,
             log,
             process,
-            paths: _,
             metrics,
             channel: _,
             directory: _,
