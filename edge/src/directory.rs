@@ -132,6 +132,18 @@ impl Directory {
         }
     }
 
+    /// A key server has told what is otherwise than it told before, on the same connection.
+    pub fn tell_changes(&self, server: ServerIndex, changes: v1::IdentityChanges) {
+        let mut sources = self.lock();
+        let before = self.merged.borrow().clone();
+        let told = sources.servers.get(server.0).and_then(|server| server.told.clone());
+        let mut set = told.unwrap_or_default();
+        set.change(changes, &before);
+        if sources.tell(server, set) {
+            self.rebuild(&sources);
+        }
+    }
+
     /// One more connection to a key server stands.
     pub fn link_up(&self, server: ServerIndex) {
         if let Some(server) = self.lock().servers.get_mut(server.0) {
@@ -144,6 +156,16 @@ impl Directory {
         if let Some(server) = self.lock().servers.get_mut(server.0) {
             server.links = server.links.saturating_sub(1);
         }
+    }
+
+    /// Whether a connection to this key server can go without a handshake noticing: another stands, or all of its keys are
+    /// held by others that can be asked.
+    pub fn can_spare_link(&self, server: ServerIndex) -> bool {
+        let sources = self.lock();
+        let Some(this) = sources.servers.get(server.0) else { return false };
+        let others = sources.servers.iter().enumerate().filter(|(index, other)| *index != server.0 && other.links > 0);
+        let others: Vec<_> = others.filter_map(|(_, other)| other.told.as_ref()).collect();
+        this.links > 1 || this.told.as_ref().is_some_and(|told| told.is_held_by(&others))
     }
 
     /// The hosts of another configuration take the place of those before.

@@ -40,25 +40,52 @@ impl IdentitySet {
     /// unchanged is shared with it.
     pub fn read(message: v1::Identities, before: &Self) -> Self {
         let mut set = Self::default();
-        for entry in message.identities {
+        set.add(message.identities, before);
+        set
+    }
+
+    /// Takes a change that a key server sent, to what it sent before. Identities are read as in [`Self::read`].
+    pub fn change(&mut self, changes: v1::IdentityChanges, before: &Self) {
+        for removed in changes.removed {
+            self.0.remove(&removed.name);
+        }
+        self.add(changes.changed, before);
+    }
+
+    fn add(&mut self, entries: Vec<v1::Identity>, before: &Self) {
+        for entry in entries {
             if let Some(known) = before.get(&entry.name).filter(|known| is_same(&known.identity, &entry)) {
-                set.0.insert(entry.name, known.clone());
+                self.0.insert(entry.name, known.clone());
                 continue;
             }
             let name = entry.name.clone();
             match read_identity(entry) {
                 Ok(identity) => {
-                    set.0.insert(name, Arc::new(KnownIdentity::new(Arc::new(identity))));
+                    self.0.insert(name, Arc::new(KnownIdentity::new(Arc::new(identity))));
                 }
-                Err(cause) => tracing::warn!(key = name, %cause, "unusable identity from the key server"),
+                Err(cause) => {
+                    self.0.remove(&name);
+                    tracing::warn!(key = name, %cause, "unusable identity from the key server");
+                }
             }
         }
-        set
     }
 
     /// The identity of the key that the key server calls `name`.
     pub fn get(&self, name: &str) -> Option<&Arc<KnownIdentity>> {
         self.0.get(name)
+    }
+
+    /// Whether each key is in one of `others`, under the same name and for the uses it has here.
+    pub fn is_held_by(&self, others: &[&Self]) -> bool {
+        let serves = |other: &KnownIdentity, own: &KnownIdentity| {
+            let has_uses = other.identity.allows_key_transport() || !own.identity.allows_key_transport();
+            has_uses && other.key_id() == own.key_id()
+        };
+        let is_held = |(name, own): (&String, &Arc<KnownIdentity>)| {
+            others.iter().filter_map(|other| other.get(name)).any(|other| serves(other, own))
+        };
+        self.0.iter().all(is_held)
     }
 
     /// How many there are.

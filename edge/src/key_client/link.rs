@@ -18,6 +18,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::backoff::Backoff;
 use super::held::{HeldKeys, Holding, Need};
+use super::renewal::Renewal;
 use super::standing::Standing;
 use super::stream::RequestStream;
 use crate::directory::{Directory, LeaseNeeds, ServerIndex};
@@ -34,6 +35,8 @@ pub(super) struct Link {
     stream: ArcSwapOption<RequestStream>,
     standing: Arc<Standing>,
     lease_telemetry: LeaseTelemetry,
+    /// `None` for a connection that goes on with the certificate that it showed.
+    renewal: Option<Renewal>,
 }
 
 /// What a link has to do.
@@ -59,7 +62,12 @@ impl Link {
         lease_telemetry: LeaseTelemetry,
     ) -> Self {
         let stream = ArcSwapOption::empty();
-        Self { server, address, connector, max_in_flight, stream, standing, lease_telemetry }
+        Self { server, address, connector, max_in_flight, stream, standing, lease_telemetry, renewal: None }
+    }
+
+    /// The same link, which moves over to a renewed certificate.
+    pub(super) fn renewed_by(self, renewal: Renewal) -> Self {
+        Self { renewal: Some(renewal), ..self }
     }
 
     /// What the link has to do, for somebody with this need; `None` while it is down.
@@ -95,7 +103,7 @@ impl Link {
             let began = Instant::now();
             let cause = self.connect_and_serve(&directory).await;
             let stood = self.take_down(&directory);
-            told &= !stood;
+            told = (told && !stood) || matches!(cause, LinkError::Renewed);
             if acquaintance.is_ended(stood, &cause) {
                 directory.ticket_keys().forget(&self.address);
             }
@@ -128,15 +136,17 @@ impl Link {
     }
 
     async fn connect(&self, directory: &Directory) -> Result<(Replies, Events), LinkError> {
+        self.renewal.iter().for_each(Renewal::begin);
         let channel = endpoint().connect_with_connector(self.connector.clone()).await?;
         let mut client = KeyServerClient::new(channel).max_decoding_message_size(LONGEST_EVENT);
         let (requests, outgoing) = mpsc::channel(self.max_in_flight);
         let replies = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
-        let events = client.watch(v1::WatchRequest {}).await?.into_inner();
+        let events = client.watch(v1::WatchRequest { takes_changes: true }).await?.into_inner();
         let stream = RequestStream::new(requests, self.max_in_flight, self.lease_telemetry.clone());
         self.stream.store(Some(Arc::new(stream)));
         self.standing.up();
         directory.link_up(self.server);
+        self.renewal.iter().for_each(Renewal::done);
         tracing::info!(key_server = %self.address, "connected to the key server");
         Ok((replies, events))
     }
@@ -151,9 +161,19 @@ impl Link {
             ended = take_replies(replies, &stream) => ended,
             ended = self.follow_lease_needs(needs, &stream) => ended,
             ended = self.take_events(events, &stream, directory) => ended,
+            ended = self.renewed(&stream, directory) => ended,
             ended = drain(&stream) => ended,
             ended = self.keep_leases(&stream) => ended,
         }
+    }
+
+    /// Leaves for a renewed certificate.
+    async fn renewed(&self, stream: &RequestStream, directory: &Directory) -> LinkError {
+        match &self.renewal {
+            Some(renewal) => renewal.left(stream, self.server, directory).await,
+            None => std::future::pending().await,
+        }
+        LinkError::Renewed
     }
 
     /// Asks for leases as they are wanted, for one batch at a time.
@@ -199,6 +219,13 @@ impl Link {
                     }
                     // Also where the same was told on another connection before, which is no change.
                     stream.keep_leases(directory.lease_needs().borrow().of(server));
+                }
+                Some(Event::IdentityChanges(changes)) => {
+                    let (into, server) = (directory.clone(), self.server);
+                    stream.change_held(&changes);
+                    if spawn_blocking(move || into.tell_changes(server, changes)).await.is_err() {
+                        return LinkError::Ended;
+                    }
                 }
                 Some(Event::Drain(_)) => {
                     tracing::info!(key_server = %self.address, "the key server is about to stop");
@@ -268,6 +295,8 @@ enum LinkError {
     Ended,
     #[error("the key server is about to stop")]
     Drained,
+    #[error("moving over to the renewed certificate of the channel")]
+    Renewed,
 }
 
 impl LinkError {

@@ -7,6 +7,7 @@ mod leases;
 mod link;
 mod pending;
 mod recover;
+mod renewal;
 mod standing;
 mod stream;
 
@@ -28,6 +29,7 @@ use crate::directory::{Directory, ServerIndex};
 use crate::telemetry::Telemetry;
 use held::{Holding, Need};
 use link::Link;
+use renewal::{Renewal, Turns};
 use standing::Standing;
 
 pub use answer::Recovery;
@@ -55,13 +57,14 @@ impl KeyClient {
         telemetry: Arc<Telemetry>,
     ) -> Result<Self, InvalidHostPort> {
         let standing = Arc::new(Standing::new(ready, telemetry.clone()));
-        let mut links = Vec::new();
+        let (mut links, turns) = (Vec::new(), Turns::default());
         for (index, address) in config.addresses.iter().enumerate() {
             let connector = Connector::new(channel.clone(), address.clone(), Some(config.server_name.clone()))?;
             for _ in 0..config.connections {
                 let (address, connector, standing) = (address.clone(), connector.clone(), standing.clone());
                 let leases = telemetry.leases.clone();
-                let link = Link::new(ServerIndex(index), address, connector, config.max_in_flight, standing, leases);
+                let link = Link::new(ServerIndex(index), address, connector, config.max_in_flight, standing, leases)
+                    .renewed_by(Renewal::new(channel, turns.clone()));
                 links.push(Arc::new(link));
             }
         }

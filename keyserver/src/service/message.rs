@@ -1,5 +1,6 @@
 //! Between the protocol's messages and the key server's own types.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use keystead_proto::pad::Pad;
@@ -110,6 +111,22 @@ fn code(reason: Refusal) -> Code {
 pub(crate) fn identities(keys: &AllowedKeys) -> v1::WatchEvent {
     let identities = v1::Identities { identities: keys.iter().map(identity).collect() };
     v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
+}
+
+/// What a peer may serve otherwise than before; `None` where that is nothing.
+pub(crate) fn identity_changes(before: &AllowedKeys, after: &AllowedKeys) -> Option<v1::WatchEvent> {
+    let after_by_name: HashMap<&str, &Key> = after.iter().map(|key| (key.name().as_ref(), key)).collect();
+    let before_by_name: HashMap<&str, &Key> = before.iter().map(|key| (key.name().as_ref(), key)).collect();
+    // Keys that were not loaded again are shared.
+    let is_told = |key: &&Key| before_by_name.get(key.name().as_ref()).is_some_and(|told| std::ptr::eq(*told, *key));
+    let is_gone = |key: &&Key| after_by_name.get(key.name().as_ref()).is_none_or(|now| now.key_id() != key.key_id());
+    let removed = |key: &Key| v1::RemovedIdentity { name: key.name().to_string(), key_id: key.key_id().0.to_vec() };
+    let changes = v1::IdentityChanges {
+        removed: before.iter().filter(is_gone).map(removed).collect(),
+        changed: after.iter().filter(|key| !is_told(key)).map(identity).collect(),
+    };
+    let is_none = changes.removed.is_empty() && changes.changed.is_empty();
+    (!is_none).then(|| v1::WatchEvent { event: Some(v1::watch_event::Event::IdentityChanges(changes)) })
 }
 
 fn identity(key: &Key) -> v1::Identity {

@@ -180,7 +180,8 @@ impl KeyServer for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
         let peer = self.peer(&request)?;
-        Ok(Response::new(Watch::new(peer, self.tickets.clone(), &self.stopping)))
+        let takes_changes = request.get_ref().takes_changes;
+        Ok(Response::new(Watch::new(peer, takes_changes, self.tickets.clone(), &self.stopping)))
     }
 }
 

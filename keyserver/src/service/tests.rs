@@ -224,7 +224,7 @@ async fn a_peer_that_is_not_known_gets_nothing() {
     let mut stranger = running.client("spiffe://keystead.test/edge/three");
     let (_requests, sent) = mpsc::channel(1);
     assert_eq!(stranger.exchange(ReceiverStream::new(sent)).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(stranger.watch(v1::WatchRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(stranger.watch(v1::WatchRequest::default()).await.unwrap_err().code(), Code::PermissionDenied);
     let unary = stranger.sign_server_key_exchange(running.ec()).await;
     assert_eq!(unary.unwrap_err().code(), Code::PermissionDenied);
 }
@@ -353,7 +353,7 @@ async fn names(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
 #[tokio::test]
 async fn watch_tells_what_an_edge_may_serve_and_every_change() {
     let running = Running::start().await;
-    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let Event::Identities(identities) = events.message().await.unwrap().unwrap().event.unwrap() else {
         panic!("the identities come first");
     };
@@ -387,7 +387,7 @@ async fn a_configuration_that_changes_while_the_key_server_starts_is_loaded() {
     let settings = files.settings(CONFIG).unwrap();
     files.write_configuration(&CONFIG.replace(r#"keys = ["rsa"]"#, r#"keys = ["ec", "rsa"]"#));
     let running = Running::bound(files, settings).await;
-    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     assert_eq!(names(&mut events).await, ["rsa"]);
     let changed = tokio::time::timeout(Duration::from_secs(20), names(&mut events));
     assert_eq!(changed.await.unwrap(), ["ec", "rsa"]);
@@ -404,7 +404,7 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
     let mut peer =
         Peer { identity: EDGE_TWO.parse().unwrap(), authorizations: authorizations.subscribe(), rights: None };
     peer.look_up();
-    let mut events = Watch::new(peer, None, &Stopping::default());
+    let mut events = Watch::new(peer, false, None, &Stopping::default());
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
         Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),
         Event::TicketKeys(_) => None,
@@ -431,7 +431,7 @@ async fn drain_is_announced_answered_and_ended() {
     let watched = HealthCheckRequest { service: String::new() };
     let mut statuses = checked.watch(watched).await.unwrap().into_inner();
     assert_eq!(statuses.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     assert_eq!(names(&mut events).await, ["ec", "rsa"]);
     let mut stream = running.exchange(EDGE_ONE).await;
 

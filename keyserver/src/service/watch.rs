@@ -11,6 +11,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use super::{Peer, Stopping, message};
+use crate::authorize::Rights;
 use crate::refusal::Refusal;
 use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
 
@@ -20,8 +21,15 @@ type Event = Result<v1::WatchEvent, Status>;
 pub struct Watch(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
 impl Watch {
-    pub(super) fn new(peer: Peer, tickets: Option<Receiver<Arc<Ratchet>>>, stopping: &Stopping) -> Self {
-        let state = State { peer, tickets, stopping: stopping.clone(), next: Next::Identities };
+    /// `takes_changes`: whether the edge understands them.
+    pub(super) fn new(
+        peer: Peer,
+        takes_changes: bool,
+        tickets: Option<Receiver<Arc<Ratchet>>>,
+        stopping: &Stopping,
+    ) -> Self {
+        let (stopping, next) = (stopping.clone(), Next::Identities);
+        let state = State { peer, takes_changes, told: None, tickets, stopping, next };
         tracing::info!(peer = %state.peer.identity, "watch opened");
         Self(Box::pin(futures_util::stream::unfold(state, State::event)))
     }
@@ -37,6 +45,9 @@ impl Stream for Watch {
 
 struct State {
     peer: Peer,
+    takes_changes: bool,
+    /// What the edge was told that it may have.
+    told: Option<Arc<Rights>>,
     /// `None` where tickets are off.
     tickets: Option<Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
@@ -66,13 +77,16 @@ impl State {
     }
 
     fn identities(mut self) -> (Event, Self) {
-        match self.peer.keys() {
-            Some(keys) => {
-                let event = message::identities(keys);
-                // What changes an edge's rights may change its group.
-                (Ok(event), Self { next: Next::TicketKeys, ..self })
-            }
-            None => self.unknown(),
+        let Some(rights) = self.peer.rights().cloned() else { return self.unknown() };
+        let told = self.told.replace(rights.clone()).filter(|_| self.takes_changes);
+        let event = match told {
+            Some(told) => message::identity_changes(&told.keys, &rights.keys),
+            None => Some(message::identities(&rights.keys)),
+        };
+        match event {
+            // What changes an edge's rights may change its group.
+            Some(event) => (Ok(event), Self { next: Next::TicketKeys, ..self }),
+            None => self.ticket_keys(),
         }
     }
 
