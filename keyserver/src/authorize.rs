@@ -1,7 +1,7 @@
 //! Which keys each peer may use, and with whom it shares tickets.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use keystead_program::channel::PeerIdentity;
 use keystead_tls::KeyId;
@@ -51,13 +51,26 @@ impl FromIterator<(PeerIdentity, Rights)> for Authorizations {
 pub struct AllowedKeys {
     in_order: Vec<Arc<Key>>,
     by_id: HashMap<KeyId, Arc<Key>>,
+    /// Keys whose names others have now, for as long as somebody keeps them.
+    superseded: HashMap<KeyId, Weak<Key>>,
 }
 
 impl AllowedKeys {
     /// The key of that id; `None` where there is none or it is not this peer's, which the peer must not be able to tell
     /// apart.
-    pub fn find(&self, key_id: &KeyId) -> Option<&Arc<Key>> {
-        self.by_id.get(key_id)
+    pub fn find(&self, key_id: &KeyId) -> Option<Arc<Key>> {
+        self.by_id.get(key_id).cloned().or_else(|| self.superseded.get(key_id)?.upgrade())
+    }
+
+    /// The same keys, and those of `superseded` whose names they have: they are found, for peers that have not heard of the
+    /// change, and told to nobody.
+    pub fn with_superseded(mut self, superseded: &[Arc<Key>]) -> Self {
+        if !superseded.is_empty() {
+            let names: HashSet<_> = self.in_order.iter().map(|key| key.name()).collect();
+            let had_name = superseded.iter().filter(|key| names.contains(key.name()));
+            self.superseded = had_name.map(|key| (key.key_id(), Arc::downgrade(key))).collect();
+        }
+        self
     }
 
     /// Every key, in the order of the configuration.
@@ -70,6 +83,6 @@ impl FromIterator<Arc<Key>> for AllowedKeys {
     fn from_iter<I: IntoIterator<Item = Arc<Key>>>(keys: I) -> Self {
         let in_order: Vec<_> = keys.into_iter().collect();
         let by_id = in_order.iter().map(|key| (key.key_id(), key.clone())).collect();
-        Self { in_order, by_id }
+        Self { in_order, by_id, superseded: HashMap::new() }
     }
 }

@@ -37,6 +37,9 @@ pub struct Settings {
     pub keys: Vec<Arc<Key>>,
     /// Who may use them.
     pub authorizations: Authorizations,
+    /// Keys that run and whose names others have now. Peers may use them for as long as
+    /// they are kept.
+    pub superseded: Vec<Arc<Key>>,
     /// The ticket keys, where tickets are on.
     pub tickets: Option<Tickets>,
     /// What is no error and a person should look at.
@@ -102,9 +105,10 @@ impl Settings {
             None => ChannelMaterial::load(&config.channel, directory)?,
         };
         let keys = keys::load(&config.key, crypto, &files, running)?;
-        let authorizations = authorize(&config.edge, &keys)?;
+        let superseded = running.map(|running| keys::superseded(&running.keys, &keys)).unwrap_or_default();
+        let authorizations = authorize(&config.edge, &keys, &superseded)?;
         let warnings = warnings(&config, directory, &keys);
-        Ok(Self { files, config, channel, keys, authorizations, tickets: None, warnings })
+        Ok(Self { files, config, channel, keys, authorizations, superseded, tickets: None, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
@@ -176,7 +180,11 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
 /// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
 const LEAST_LEASES: u32 = 8192;
 
-fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
+fn authorize(
+    edges: &[EdgeConfig],
+    keys: &[Arc<Key>],
+    superseded: &[Arc<Key>],
+) -> Result<Authorizations, SettingsError> {
     let by_name: HashMap<&str, &Arc<Key>> = keys.iter().map(|key| (key.name().as_ref(), key)).collect();
     let groups = ticket_groups(edges);
     let mut seen = HashSet::new();
@@ -187,7 +195,7 @@ fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, 
         let find = |name: &String| by_name.get(name.as_str()).map(|key| Arc::clone(key)).ok_or_else(|| name.clone());
         let keys: Result<AllowedKeys, String> = edge.keys.iter().map(find).collect();
         let unknown = |key| SettingsError::UnknownKey { edge: edge.id.clone(), key };
-        let keys = keys.map_err(unknown)?;
+        let keys = keys.map_err(unknown)?.with_superseded(superseded);
         let ticket_group = groups.get(&edge.ticket_group).filter(|_| !edge.revoked).cloned();
         Ok(ticket_group.map(|ticket_group| (edge.id.clone(), Rights { keys, ticket_group })))
     };

@@ -8,6 +8,7 @@ pub mod client_authority;
 pub mod conversation;
 pub mod hostile_key_server;
 pub mod key_transport;
+pub mod many_names;
 pub mod memory;
 pub mod python_client;
 pub mod resumption;

@@ -380,6 +380,45 @@ async fn watch_tells_what_an_edge_may_serve_and_every_change() {
 }
 
 #[tokio::test]
+async fn an_edge_that_takes_changes_is_told_these_alone() {
+    let files = Files::new();
+    files.add_key("ec", Kind::P256);
+    files.write_key("rsa", rsa(), &rsa().serialize_pem());
+    let all = CONFIG.replace(r#"keys = ["rsa"]"#, r#"keys = ["ec", "rsa"]"#);
+    let running = Running::of(files, &all).await;
+    let mut client = running.client(EDGE_TWO);
+    let mut events = client.watch(v1::WatchRequest { takes_changes: true }).await.unwrap().into_inner();
+    assert_eq!(names(&mut events).await, ["ec", "rsa"]);
+    let mut changes = async || loop {
+        let event = tokio::time::timeout(Duration::from_secs(20), events.message()).await.unwrap();
+        match event.unwrap().unwrap().event.unwrap() {
+            Event::IdentityChanges(changes) => return changes,
+            Event::TicketKeys(_) => {}
+            Event::Drain(_) | Event::Identities(_) => panic!("changes alone"),
+        }
+    };
+
+    let before = running.keys[0].key_id();
+    running.files.add_key("ec", Kind::P256);
+    let told = changes().await;
+    let [removed] = &told.removed[..] else { panic!("one key: {told:?}") };
+    assert_eq!((removed.name.as_str(), &removed.key_id[..]), ("ec", &before.0[..]));
+    let [changed] = &told.changed[..] else { panic!("one key: {told:?}") };
+    assert_eq!(changed.name, "ec");
+    assert_ne!(changed.key_id, before.0);
+
+    // Whoever has not heard of the change yet is served.
+    let mut stream = running.exchange(EDGE_TWO).await;
+    stream.send(1, running.ec()).await;
+    assert!(matches!(stream.receive().await, (1, Reply::SignServerKeyExchange(_))));
+
+    running.files.write_configuration(CONFIG);
+    let told = changes().await;
+    assert_eq!((told.removed.len(), told.changed.len()), (1, 0));
+    assert_eq!(stream.refusal(running.ec()).await, Code::PermissionDenied, "its name is gone, and it with it");
+}
+
+#[tokio::test]
 async fn a_configuration_that_changes_while_the_key_server_starts_is_loaded() {
     let files = Files::new();
     files.add_key("ec", Kind::P256);
@@ -408,7 +447,7 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
         Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),
         Event::TicketKeys(_) => None,
-        Event::Drain(_) => panic!("nothing drains"),
+        Event::Drain(_) | Event::IdentityChanges(_) => panic!("nothing drains, and all is told"),
     };
     assert_eq!(names().await.unwrap(), ["rsa"]);
     authorizations.send_replace(table(&[0, 1]));

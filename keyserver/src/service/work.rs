@@ -91,7 +91,7 @@ impl Work {
 }
 
 fn find(keys: Option<&AllowedKeys>, key_id: &KeyId) -> Result<Arc<Key>, Refusal> {
-    keys.and_then(|keys| keys.find(key_id)).cloned().ok_or(Refusal::KeyNotAllowed)
+    keys.and_then(|keys| keys.find(key_id)).ok_or(Refusal::KeyNotAllowed)
 }
 
 /// Whether randoms are of any use to `peer` at this moment.

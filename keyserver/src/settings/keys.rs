@@ -9,6 +9,7 @@ use std::thread;
 use keystead_program::config;
 use keystead_program::crypto::Crypto;
 use keystead_program::watched::Snapshot;
+use keystead_tls::KeyId;
 
 use super::{Running, SettingsError};
 use crate::config::KeyConfig;
@@ -37,6 +38,13 @@ pub(super) fn load(
     let keys = keys.into_iter().collect::<Result<Vec<_>, _>>()?;
     check_ids(&keys)?;
     Ok(keys)
+}
+
+/// Those of `running` whose names other keys have in `keys`.
+pub(super) fn superseded(running: &[Arc<Key>], keys: &[Arc<Key>]) -> Vec<Arc<Key>> {
+    let ids: HashMap<&str, KeyId> = keys.iter().map(|key| (key.name().as_ref(), key.key_id())).collect();
+    let is_other = |key: &&Arc<Key>| ids.get(key.name().as_ref()).is_some_and(|now| *now != key.key_id());
+    running.iter().filter(is_other).cloned().collect()
 }
 
 fn check_names(configs: &[KeyConfig]) -> Result<(), SettingsError> {
