@@ -132,6 +132,18 @@ impl Directory {
         }
     }
 
+    /// A key server has told what is otherwise than it told before, on the same connection.
+    pub fn tell_changes(&self, server: ServerIndex, changes: v1::IdentityChanges) {
+        let mut sources = self.lock();
+        let before = self.merged.borrow().clone();
+        let told = sources.servers.get(server.0).and_then(|server| server.told.clone());
+        let mut set = told.unwrap_or_default();
+        set.change(changes, &before);
+        if sources.tell(server, set) {
+            self.rebuild(&sources);
+        }
+    }
+
     /// One more connection to a key server stands.
     pub fn link_up(&self, server: ServerIndex) {
         if let Some(server) = self.lock().servers.get_mut(server.0) {

@@ -40,20 +40,35 @@ impl IdentitySet {
     /// unchanged is shared with it.
     pub fn read(message: v1::Identities, before: &Self) -> Self {
         let mut set = Self::default();
-        for entry in message.identities {
+        set.add(message.identities, before);
+        set
+    }
+
+    /// Takes a change that a key server sent, to what it sent before. Identities are read as in [`Self::read`].
+    pub fn change(&mut self, changes: v1::IdentityChanges, before: &Self) {
+        for removed in changes.removed {
+            self.0.remove(&removed.name);
+        }
+        self.add(changes.changed, before);
+    }
+
+    fn add(&mut self, entries: Vec<v1::Identity>, before: &Self) {
+        for entry in entries {
             if let Some(known) = before.get(&entry.name).filter(|known| is_same(&known.identity, &entry)) {
-                set.0.insert(entry.name, known.clone());
+                self.0.insert(entry.name, known.clone());
                 continue;
             }
             let name = entry.name.clone();
             match read_identity(entry) {
                 Ok(identity) => {
-                    set.0.insert(name, Arc::new(KnownIdentity::new(Arc::new(identity))));
+                    self.0.insert(name, Arc::new(KnownIdentity::new(Arc::new(identity))));
                 }
-                Err(cause) => tracing::warn!(key = name, %cause, "unusable identity from the key server"),
+                Err(cause) => {
+                    self.0.remove(&name);
+                    tracing::warn!(key = name, %cause, "unusable identity from the key server");
+                }
             }
         }
-        set
     }
 
     /// The identity of the key that the key server calls `name`.
@@ -97,15 +112,37 @@ impl IdentitySet {
 
     /// What a key server would send to make this set known.
     pub fn to_message(&self) -> v1::Identities {
-        let entry = |(name, known): (&String, &Arc<KnownIdentity>)| v1::Identity {
-            name: name.clone(),
-            key_id: known.key_id().0.to_vec(),
-            certificate_chain: known.identity.chain().to_vec(),
-            signature_schemes: known.identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
-            ocsp_response: known.identity.ocsp_response().unwrap_or_default().to_vec(),
-            danger_rsa_key_transport: known.identity.allows_key_transport(),
-        };
-        v1::Identities { identities: self.0.iter().map(entry).collect() }
+        v1::Identities { identities: self.0.iter().map(|(name, known)| message(name, known)).collect() }
+    }
+
+    /// What a key server would send to make this set of `before`, one at a time.
+    pub fn changes_since(&self, before: &Self) -> impl Iterator<Item = IdentityChange> {
+        let is_gone = |name: &&String| self.get(name).is_none();
+        let gone = before.0.keys().filter(is_gone).map(|name| IdentityChange::Removed(name.clone()));
+        let is_other =
+            |name: &str, known: &Arc<KnownIdentity>| before.get(name).is_none_or(|before| !Arc::ptr_eq(before, known));
+        let others = self.0.iter().filter(move |(name, known)| is_other(name, known));
+        gone.chain(others.map(|(name, known)| IdentityChange::Told(message(name, known))))
+    }
+}
+
+/// One identity that is otherwise than before.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IdentityChange {
+    /// The name of one that is gone.
+    Removed(String),
+    /// One that there is now.
+    Told(v1::Identity),
+}
+
+fn message(name: &str, known: &KnownIdentity) -> v1::Identity {
+    v1::Identity {
+        name: name.to_owned(),
+        key_id: known.key_id().0.to_vec(),
+        certificate_chain: known.identity.chain().to_vec(),
+        signature_schemes: known.identity.schemes().iter().map(|scheme| scheme.0.into()).collect(),
+        ocsp_response: known.identity.ocsp_response().unwrap_or_default().to_vec(),
+        danger_rsa_key_transport: known.identity.allows_key_transport(),
     }
 }
 

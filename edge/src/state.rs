@@ -2,12 +2,13 @@
 //! slower.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keystead_proto::v1;
 use prost::Message;
 
 use crate::database::Database;
-use crate::identity::IdentitySet;
+use crate::identity::{IdentityChange, IdentitySet};
 use crate::telemetry::Telemetry;
 
 /// The database's directory below the state directory.
@@ -15,13 +16,22 @@ const DATABASE: &str = "sled";
 /// Bytes of sled's own cache.
 const CACHE: u64 = 16 << 20;
 
-const IDENTITIES: &[u8] = b"identities";
+/// The tree of identities, by their names.
+const IDENTITIES: &str = "identities";
 
 /// The state on disk. All methods block.
 #[derive(Debug)]
 pub struct State {
     /// `None` where the disk gives no place for one.
-    database: Option<sled::Db>,
+    places: Option<Places>,
+    /// What was written last: the next time, what is otherwise is written.
+    written: Mutex<IdentitySet>,
+}
+
+#[derive(Debug)]
+struct Places {
+    database: sled::Db,
+    identities: sled::Tree,
 }
 
 impl State {
@@ -32,32 +42,54 @@ impl State {
         // What is written is flushed by whoever writes it; no timer is needed.
         let place =
             Database { directory: directory.to_owned(), name: DATABASE, cache: CACHE, flush_every: None, rebuilt };
-        match place.open() {
-            Ok(database) => Self { database: Some(database) },
+        let opened = place.open().map_err(anyhow::Error::from).and_then(|database| {
+            let identities = database.open_tree(IDENTITIES)?;
+            Ok(Places { database, identities })
+        });
+        match opened {
+            Ok(places) => Self { written: Mutex::new(read(&places.identities)), places: Some(places) },
             Err(cause) => {
                 tracing::warn!(path = %place.path().display(), %cause, "no place for state; nothing is remembered");
-                Self { database: None }
+                Self { places: None, written: Mutex::default() }
             }
         }
     }
 
     /// The identities remembered last.
     pub fn identities(&self) -> IdentitySet {
-        let read = || {
-            let bytes = self.database.as_ref()?.get(IDENTITIES).ok()??;
-            v1::Identities::decode(bytes.as_ref()).ok()
-        };
-        IdentitySet::read(read().unwrap_or_default(), &IdentitySet::default())
+        self.written().clone()
     }
 
     /// Remembers identities in place of those before.
     pub fn remember(&self, identities: &IdentitySet) {
-        let Some(database) = &self.database else { return };
-        let bytes = identities.to_message().encode_to_vec();
-        if let Err(cause) = database.insert(IDENTITIES, bytes).and_then(|_| database.flush()) {
-            tracing::warn!(%cause, "state not written");
+        let Some(places) = &self.places else { return };
+        let mut written = self.written();
+        let write = || {
+            for change in identities.changes_since(&written) {
+                match change {
+                    IdentityChange::Removed(name) => places.identities.remove(name)?,
+                    IdentityChange::Told(entry) => places.identities.insert(&entry.name, entry.encode_to_vec())?,
+                };
+            }
+            places.database.flush()
+        };
+        match write() {
+            Ok(_) => *written = identities.clone(),
+            Err(cause) => tracing::warn!(%cause, "state not written"),
         }
     }
+
+    fn written(&self) -> MutexGuard<'_, IdentitySet> {
+        // The one change under the lock is an assignment.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What does not read is left out: it is only a cache.
+fn read(identities: &sled::Tree) -> IdentitySet {
+    let entries = identities.iter().values().filter_map(Result::ok);
+    let identities = entries.filter_map(|entry| v1::Identity::decode(entry.as_ref()).ok()).collect();
+    IdentitySet::read(v1::Identities { identities }, &IdentitySet::default())
 }
 
 #[cfg(test)]
@@ -98,6 +130,20 @@ mod tests {
         let state = State::open(directory.path(), &telemetry);
         assert_eq!(state.identities().to_message(), identities.to_message());
         assert_eq!(telemetry.state_rebuilt.get(), 0);
+    }
+
+    #[test]
+    fn what_has_changed_is_written_and_what_is_gone_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path(), &telemetry());
+        let before = identities();
+        state.remember(&before);
+        let after = vec![entry("b", "b.example"), entry("c", "c.example")];
+        let after = IdentitySet::read(v1::Identities { identities: after }, &before);
+        state.remember(&after);
+        drop(state);
+        let state = State::open(directory.path(), &telemetry());
+        assert_eq!(state.identities().to_message(), after.to_message());
     }
 
     #[test]

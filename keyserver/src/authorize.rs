@@ -1,7 +1,7 @@
 //! Which keys each peer may use, and with whom it shares tickets.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use keystead_program::channel::PeerIdentity;
@@ -22,6 +22,8 @@ pub struct Authorizations(HashMap<PeerIdentity, Arc<Rights>>);
 #[derive(Clone, Debug)]
 pub struct Rights {
     grants: Grants,
+    /// Keys whose names others have now, for as long as somebody keeps them.
+    superseded: HashMap<KeyId, Weak<Key>>,
     /// The group whose ticket keys it is told.
     pub ticket_group: TicketGroup,
     budget: Budget,
@@ -85,7 +87,7 @@ impl Rights {
     /// `grants`, without bounds on them together.
     pub fn new(grants: impl IntoIterator<Item = Grant>, ticket_group: TicketGroup) -> Self {
         let grants = grants.into_iter().collect();
-        Self { grants, ticket_group, budget: Budget::default(), not_after: NotAfter::default() }
+        Self { grants, ticket_group, superseded: HashMap::new(), budget: Budget::default(), not_after: NotAfter::default() }
     }
 
     /// The same, within these bounds on all of them together.
@@ -98,8 +100,21 @@ impl Rights {
     /// # Errors
     /// [`Refusal::KeyNotAllowed`] where there is no such key or it is not this peer's, which the peer must not be able
     /// to tell apart.
-    pub fn grant(&self, key_id: &KeyId) -> Result<&Arc<Grant>, Refusal> {
-        self.grants.by_id.get(key_id).ok_or(Refusal::KeyNotAllowed)
+    pub fn grant(&self, key_id: &KeyId) -> Result<Arc<Grant>, Refusal> {
+        if let Some(grant) = self.grants.by_id.get(key_id) {
+            return Ok(grant.clone());
+        }
+        let key = self.superseded.get(key_id).and_then(Weak::upgrade).ok_or(Refusal::KeyNotAllowed)?;
+        let grant = self.grants.named(key.name()).ok_or(Refusal::KeyNotAllowed)?;
+        Ok(Arc::new(grant.for_key(key)))
+    }
+
+    /// The same rights, with those of `superseded` whose names its keys have: they are found, for peers that have not heard
+    /// of the change, and told to nobody.
+    pub fn with_superseded(mut self, superseded: &[Arc<Key>]) -> Self {
+        let had_name = superseded.iter().filter(|key| self.grants.named(key.name()).is_some());
+        self.superseded = had_name.map(|key| (key.key_id(), Arc::downgrade(key))).collect();
+        self
     }
 
     /// What is not over at that time, in the order of the configuration.

@@ -73,6 +73,16 @@ impl Grant {
         })
     }
 
+    /// The same for another key: one that this one's key has replaced.
+    pub fn for_key(&self, key: Arc<Key>) -> Self {
+        let all = key.identity().schemes();
+        let schemes = match self.schemes == self.key.identity().schemes() {
+            true => all.to_vec(),
+            false => all.iter().copied().filter(|scheme| self.schemes.contains(scheme)).collect(),
+        };
+        Self { schemes, recovers: self.recovers && key.identity().allows_key_transport(), key, ..self.clone() }
+    }
+
     /// The key.
     pub fn key(&self) -> &Arc<Key> {
         &self.key

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keystead_program::channel::ServerChannel;
 use keystead_program::reload::{Occasion, Occasions, ReloadOutcome};
 use keystead_program::watched::Snapshot;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::sleep;
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
@@ -81,7 +83,8 @@ impl Reload {
     }
 
     fn apply(&mut self, settings: Settings, cause: &Occasion) {
-        let Settings { files, config, channel, keys, tokens, authorizations, warnings, tickets: _ } = settings;
+        let Settings { files, config, channel, keys, tokens, authorizations, superseded, warnings, tickets: _ } =
+            settings;
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
@@ -94,6 +97,7 @@ impl Reload {
         let authorizations = authorizations.continuing(&self.into.authorizations.borrow());
         self.into.authorizations.send_replace(Arc::new(authorizations));
         self.into.metrics.reloaded(ReloadOutcome::Applied);
+        keep_for_a_while(superseded);
         let edges = EdgeChanges::between(&self.running.config.edge, &config.edge);
         let changed_keys = KeyChanges::between(&self.running.keys, &keys);
         tracing::info!(
@@ -113,6 +117,19 @@ impl Reload {
         let config = Config { edge, key, channel: channel_files, ..self.running.config.clone() };
         self.running = Arc::new(Running { files, config, channel, keys, tokens });
         self.warnings = warnings;
+    }
+}
+
+/// How long edges may go on asking for a key that another has replaced under its name. They hear of it at once; this is for
+/// handshakes that have begun, and for a key server that has much to tell.
+const SUPERSEDED_FOR: Duration = Duration::from_secs(60);
+
+fn keep_for_a_while(superseded: Vec<Arc<Key>>) {
+    if !superseded.is_empty() {
+        tokio::spawn(async move {
+            sleep(SUPERSEDED_FOR).await;
+            drop(superseded);
+        });
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Who may use them.
     pub authorizations: Authorizations,
+    /// Keys that run and whose names others have now. Peers may use them for as long as they
+    /// are kept.
+    pub superseded: Vec<Arc<Key>>,
     /// The ticket keys, where tickets are on.
     pub tickets: Option<Tickets>,
     /// What is no error and a person should look at.
@@ -118,11 +121,12 @@ impl Settings {
         let crypto = running.map_or(config.crypto, |running| running.config.crypto);
         let custodian = Custodian { crypto, directory, protection, tokens };
         let (keys, away) = keys::load(&config.key, &custodian, &files, running)?;
-        let authorizations = authorize(&config.edge, &keys)?;
+        let superseded = running.map(|running| keys::superseded(&running.keys, &keys)).unwrap_or_default();
+        let authorizations = authorize(&config.edge, &keys, &superseded)?;
         let mut warnings = warnings(&config, directory, &keys);
         warnings.extend(away);
         let tokens = custodian.tokens;
-        Ok(Self { files, config, channel, keys, tokens, authorizations, tickets: None, warnings })
+        Ok(Self { files, config, channel, keys, tokens, authorizations, superseded, tickets: None, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
@@ -206,7 +210,11 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
 /// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
 const LEAST_LEASES: u32 = 8192;
 
-fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
+fn authorize(
+    edges: &[EdgeConfig],
+    keys: &[Arc<Key>],
+    superseded: &[Arc<Key>],
+) -> Result<Authorizations, SettingsError> {
     let by_name: HashMap<&str, &Arc<Key>> = keys.iter().map(|key| (key.name().as_ref(), key)).collect();
     let groups = ticket_groups(edges);
     let mut seen = HashSet::new();
@@ -222,6 +230,7 @@ fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, 
         let ticket_group = groups.get(&edge.ticket_group).filter(|_| !edge.revoked).cloned();
         Ok(ticket_group.map(|ticket_group| {
             let rights = Rights::new(grants, ticket_group).within(budget, bounds.not_after.into());
+            let rights = rights.with_superseded(superseded);
             (edge.id.clone(), rights)
         }))
     };

@@ -10,6 +10,7 @@ pub mod faults;
 pub mod hostile_edge;
 pub mod hostile_key_server;
 pub mod key_transport;
+pub mod many_names;
 pub mod memory;
 pub mod python_client;
 pub mod resumption;

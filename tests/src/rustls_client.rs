@@ -6,11 +6,15 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedCipherSuite};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, StreamOwned, SupportedCipherSuite,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use crate::client_authority::ClientFiles;
 use crate::stack::{self, Edge, pki};
 
 /// A connection of rustls.
@@ -32,13 +36,28 @@ pub fn config_for(suite: CipherSuite, groups: &[rustls::NamedGroup]) -> ClientCo
     config_with(provider, &[&rustls::version::TLS12])
 }
 
+/// A client with TLS 1.2, all suites, the authority of every stack, and this certificate to show.
+pub fn config_with_certificate(client: &ClientFiles) -> ClientConfig {
+    let chain = CertificateDer::pem_file_iter(&client.certificate).and_then(Iterator::collect).expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(&client.key).expect("a key");
+    let builder = builder(aws_lc_rs::default_provider(), &[&rustls::version::TLS12]);
+    builder.with_client_auth_cert(chain, key).expect("key and certificate")
+}
+
 /// A client with this cryptography and these versions.
 pub fn config_with(provider: CryptoProvider, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+    builder(provider, versions).with_no_client_auth()
+}
+
+fn builder(
+    provider: CryptoProvider,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_file(pki::directory().join("ca.pem")).expect("the authority");
     roots.add(authority).expect("a trust root");
     let builder = ClientConfig::builder_with_provider(Arc::new(provider));
-    builder.with_protocol_versions(versions).expect("versions").with_root_certificates(roots).with_no_client_auth()
+    builder.with_protocol_versions(versions).expect("versions").with_root_certificates(roots)
 }
 
 /// Connects and completes the handshake, for the host `localhost`.

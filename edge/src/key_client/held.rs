@@ -32,11 +32,18 @@ pub(super) struct HeldKeys(HashMap<KeyId, bool>);
 impl HeldKeys {
     /// What a key server tells. An entry whose key id is none is for nobody to ask for.
     pub(super) fn read(message: &v1::Identities) -> Self {
-        let key = |identity: &v1::Identity| {
-            let key_id = identity.key_id.as_slice().try_into().ok()?;
-            Some((KeyId(key_id), identity.danger_rsa_key_transport))
-        };
-        Self(message.identities.iter().filter_map(key).collect())
+        Self(keys(&message.identities).collect())
+    }
+
+    /// The same keys, but for what a key server tells to be otherwise.
+    pub(super) fn changed(&self, changes: &v1::IdentityChanges) -> Self {
+        let mut held = self.0.clone();
+        let removed = changes.removed.iter().filter_map(|removed| removed.key_id.as_slice().try_into().ok());
+        removed.for_each(|key_id| {
+            held.remove(&KeyId(key_id));
+        });
+        held.extend(keys(&changes.changed));
+        Self(held)
     }
 
     /// Whether there is what `need` says.
@@ -47,6 +54,13 @@ impl HeldKeys {
         };
         if held { Holding::Held } else { Holding::NotHeld }
     }
+}
+
+fn keys(identities: &[v1::Identity]) -> impl Iterator<Item = (KeyId, bool)> {
+    identities.iter().filter_map(|identity| {
+        let key_id = identity.key_id.as_slice().try_into().ok()?;
+        Some((KeyId(key_id), identity.danger_rsa_key_transport))
+    })
 }
 
 #[cfg(test)]
@@ -71,6 +85,23 @@ mod tests {
             assert_eq!(held.holding(Need::Signing(key_id)), signing, "{key}");
             assert_eq!(held.holding(Need::KeyTransport(key_id)), key_transport, "{key}");
         }
+    }
+
+    #[test]
+    fn a_change_takes_keys_away_and_then_brings_others() {
+        let identity = |key: u8, danger_rsa_key_transport| v1::Identity {
+            key_id: vec![key; 32],
+            danger_rsa_key_transport,
+            ..v1::Identity::default()
+        };
+        let identities = vec![identity(1, false), identity(2, true), identity(3, false)];
+        let held = HeldKeys::read(&v1::Identities { identities });
+        let removed = [1, 3].map(|key| v1::RemovedIdentity { name: String::new(), key_id: vec![key; 32] }).to_vec();
+        let held = held.changed(&v1::IdentityChanges { removed, changed: vec![identity(3, true), identity(4, false)] });
+        for (key, expected) in [(1, Holding::NotHeld), (2, Holding::Held), (3, Holding::Held), (4, Holding::Held)] {
+            assert_eq!(held.holding(Need::Signing(KeyId([key; 32]))), expected, "{key}");
+        }
+        assert_eq!(held.holding(Need::KeyTransport(KeyId([3; 32]))), Holding::Held);
     }
 
     #[test]

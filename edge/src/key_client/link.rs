@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use keystead_program::channel::{ClientChannel, Connector, InvalidHostPort};
+use keystead_program::channel::{ClientChannel, Connector, InvalidHostPort, Renewals};
 use keystead_proto::v1;
 use keystead_proto::v1::key_server_client::KeyServerClient;
 use keystead_proto::v1::watch_event::Event;
@@ -126,11 +126,11 @@ impl Link {
         leaving: &mut JoinSet<LinkError>,
     ) -> LinkError {
         loop {
-            let stream = connection.upright.stream.clone();
+            let (stream, renewals) = (connection.upright.stream.clone(), connection.renewals.clone());
             let mut serving = Box::pin(connection.serve(directory.clone()));
             let next = tokio::select! {
                 ended = &mut serving => return ended,
-                next = self.successor(stream.peer.address, directory) => next,
+                next = self.successor(stream.peer.address, renewals, directory) => next,
             };
             // It is asked no more, since another stream has its place.
             stream.drain();
@@ -140,20 +140,35 @@ impl Link {
         }
     }
 
-    /// A connection to where the name leads now, once it stands: when `address` is none of the name's any longer, or when all
-    /// stand there and nobody where this one would.
-    async fn successor(self: &Arc<Self>, address: SocketAddr, directory: &Arc<Directory>) -> Connection {
+    /// A connection that shows the channel's renewed certificate, or one to where the name leads now, once it stands: when
+    /// `address` is none of the name's any longer, or when all stand there and nobody where this one would.
+    async fn successor(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        mut renewals: Renewals,
+        directory: &Arc<Directory>,
+    ) -> Connection {
         let mut addresses = self.server.addresses.subscribe();
+        let mut is_renewed = false;
         loop {
             let now = addresses.borrow_and_update().clone();
-            for candidate in self.better_addresses(address, &now) {
+            let candidates = match is_renewed && now.contains(&address) {
+                true => vec![address],
+                false => self.better_addresses(address, &now),
+            };
+            for candidate in candidates {
                 match self.connect_to(candidate, directory).await {
                     Ok(connection) => return connection,
                     Err(cause) => tracing::debug!(address = %candidate, %cause, "the connection stays where it is"),
                 }
             }
-            if addresses.changed().await.is_err() {
-                return std::future::pending().await;
+            tokio::select! {
+                changed = addresses.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = renewals.next() => is_renewed = true,
+                // A key server that does not take the certificate may yet come to.
+                () = sleep(RENEWAL_PAUSE), if is_renewed => {}
             }
         }
     }
@@ -193,18 +208,20 @@ impl Link {
         address: SocketAddr,
         directory: &Arc<Directory>,
     ) -> Result<Connection, LinkError> {
+        // Before the handshake, so that no change is missed.
+        let renewals = self.channel.renewals();
         let connector = Connector::new(self.channel.clone(), address.into(), Some(self.server_name.clone()));
         let channel = endpoint().connect_with_connector(connector?).await?;
         let mut client = KeyServerClient::new(channel.clone()).max_decoding_message_size(LONGEST_EVENT);
         let (requests, outgoing) = mpsc::channel(self.max_in_flight);
         let replies = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
-        let events = client.watch(v1::WatchRequest {}).await?.into_inner();
+        let events = client.watch(v1::WatchRequest { takes_changes: true }).await?.into_inner();
         let leases = self.server.telemetry.leases.clone();
         let at = (self.server.peer(address), self.number);
         let stream = Arc::new(RequestStream::new(at, requests, self.max_in_flight, leases));
         let upright = Upright::new(self.clone(), stream, directory.clone());
         tracing::info!(key_server = %self.server.name, %address, "connected to the key server");
-        Ok(Connection { upright, channel, replies, events })
+        Ok(Connection { upright, channel, replies, events, renewals })
     }
 }
 
@@ -247,12 +264,14 @@ struct Connection {
     channel: Channel,
     replies: Replies,
     events: Events,
+    /// Changes of what this side showed when it was made.
+    renewals: Renewals,
 }
 
 impl Connection {
     /// Until it ends.
     async fn serve(self, directory: Arc<Directory>) -> LinkError {
-        let Self { upright, channel, replies, events } = self;
+        let Self { upright, channel, replies, events, renewals: _ } = self;
         let (link, stream) = (&upright.link, &upright.stream);
         let needs = directory.lease_needs();
         tokio::select! {
@@ -312,6 +331,14 @@ impl Link {
                     // Also where the same was told on another connection before, which is no change.
                     stream.keep_leases(directory.lease_needs().borrow().of(server));
                 }
+                Some(Event::IdentityChanges(changes)) => {
+                    let (into, server) = (directory.clone(), self.server.index);
+                    stream.change_held(&changes);
+                    if spawn_blocking(move || into.tell_changes(server, changes)).await.is_err() {
+                        return LinkError::Ended;
+                    }
+                    stream.keep_leases(directory.lease_needs().borrow().of(server));
+                }
                 Some(Event::Drain(_)) => {
                     tracing::info!(key_server = %self.server.name, "the key server is about to stop");
                     stream.drain();
@@ -323,6 +350,9 @@ impl Link {
         }
     }
 }
+
+/// Before the renewed certificate is shown again to a key server that did not take it.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Before a batch is asked for again that did not come. Doubles each time: handshakes wait for it.
 const SHORTEST_LEASE_PAUSE: Duration = Duration::from_millis(10);

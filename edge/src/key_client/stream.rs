@@ -107,6 +107,12 @@ impl RequestStream {
         self.held.store(Some(Arc::new(keys)));
     }
 
+    /// The key server has told which of its keys are others.
+    pub(super) fn change_held(&self, changes: &v1::IdentityChanges) {
+        let held = self.held.load().as_ref().map(|held| held.changed(changes));
+        self.held.store(held.map(Arc::new));
+    }
+
     /// Whether the key server has what `need` says.
     pub(super) fn holding(&self, need: Need) -> Holding {
         self.held.load().as_ref().map_or(Holding::NotTold, |held| held.holding(need))

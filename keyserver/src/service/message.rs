@@ -1,5 +1,7 @@
 //! Between the protocol's messages and the key server's own types.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_proto::pad::Pad;
@@ -11,6 +13,7 @@ use tonic::{Code, Status};
 
 use super::answer::{Done, Outcome};
 use crate::authorize::Rights;
+use crate::key::Key;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::{SignServerKeyExchange, Signed};
 use crate::policy::Grant;
@@ -124,6 +127,54 @@ fn code(reason: Refusal) -> Code {
 pub(crate) fn identities(rights: &Rights, now: UnixTime) -> v1::WatchEvent {
     let identities = v1::Identities { identities: rights.grants(now).map(identity).collect() };
     v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
+}
+
+/// What a peer was told of a key.
+pub(crate) struct Told {
+    key: Arc<Key>,
+    schemes: Vec<SignatureScheme>,
+    recovers: bool,
+}
+
+impl Told {
+    /// What a peer is told that has `rights` at that time, by the keys' names.
+    pub(crate) fn of(rights: &Rights, now: UnixTime) -> HashMap<Arc<str>, Self> {
+        let told = |grant: &Grant| Self {
+            key: grant.key().clone(),
+            schemes: grant.schemes().to_vec(),
+            recovers: grant.recovers(),
+        };
+        rights.grants(now).map(|grant| (grant.key().name().clone(), told(grant))).collect()
+    }
+
+    /// Keys that were not loaded again are shared.
+    fn is_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key, &other.key) && self.schemes == other.schemes && self.recovers == other.recovers
+    }
+}
+
+/// What a peer may serve otherwise than it was told before; `None` where that is nothing.
+pub(crate) fn identity_changes(
+    before: &HashMap<Arc<str>, Told>,
+    after: &HashMap<Arc<str>, Told>,
+    rights: &Rights,
+    now: UnixTime,
+) -> Option<v1::WatchEvent> {
+    let is_gone = |told: &&Told| after.get(told.key.name()).is_none_or(|now| now.key.key_id() != told.key.key_id());
+    let removed = |told: &Told| v1::RemovedIdentity {
+        name: told.key.name().to_string(),
+        key_id: told.key.key_id().0.to_vec(),
+    };
+    let is_told = |grant: &&Grant| {
+        let name = grant.key().name();
+        before.get(name).zip(after.get(name)).is_some_and(|(before, after)| before.is_the_same(after))
+    };
+    let changes = v1::IdentityChanges {
+        removed: before.values().filter(is_gone).map(removed).collect(),
+        changed: rights.grants(now).filter(|grant| !is_told(grant)).map(identity).collect(),
+    };
+    let is_none = changes.removed.is_empty() && changes.changed.is_empty();
+    (!is_none).then(|| v1::WatchEvent { event: Some(v1::watch_event::Event::IdentityChanges(changes)) })
 }
 
 fn identity(grant: &Grant) -> v1::Identity {

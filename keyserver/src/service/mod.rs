@@ -180,7 +180,8 @@ impl KeyServer for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
         let peer = self.peer(&request)?;
-        Ok(Response::new(Watch::new(peer, self.tickets.clone(), &self.stopping)))
+        let takes_changes = request.get_ref().takes_changes;
+        Ok(Response::new(Watch::new(peer, takes_changes, self.tickets.clone(), &self.stopping)))
     }
 }
 
@@ -296,9 +297,10 @@ fn accept(peer: &mut Peer, asked: Option<Asked>, answer: &mut Answer) -> Result<
         Err(malformed) => return Err(refused_for(malformed, rights)),
     };
     let grant = match work.grant(rights) {
-        Ok(grant) => grant.map(AsRef::as_ref),
+        Ok(grant) => grant,
         Err(foreign) => return Err(refused_for(foreign, rights)),
     };
+    let grant = grant.as_deref();
     if let Some(grant) = grant {
         answer.about(grant.key().clone());
     }

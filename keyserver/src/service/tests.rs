@@ -228,7 +228,7 @@ async fn a_peer_that_is_not_known_gets_nothing() {
     let mut stranger = running.client("spiffe://keystead.test/edge/three");
     let (_requests, sent) = mpsc::channel(1);
     assert_eq!(stranger.exchange(ReceiverStream::new(sent)).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(stranger.watch(v1::WatchRequest {}).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(stranger.watch(v1::WatchRequest::default()).await.unwrap_err().code(), Code::PermissionDenied);
     let unary = stranger.sign_server_key_exchange(running.ec()).await;
     assert_eq!(unary.unwrap_err().code(), Code::PermissionDenied);
 }
@@ -358,7 +358,7 @@ async fn names(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
 #[tokio::test]
 async fn watch_tells_what_an_edge_may_serve_and_every_change() {
     let running = Running::start().await;
-    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let Event::Identities(identities) = events.message().await.unwrap().unwrap().event.unwrap() else {
         panic!("the identities come first");
     };
@@ -385,6 +385,45 @@ async fn watch_tells_what_an_edge_may_serve_and_every_change() {
 }
 
 #[tokio::test]
+async fn an_edge_that_takes_changes_is_told_these_alone() {
+    let files = Files::new();
+    files.add_key("ec", Kind::P256);
+    files.write_key("rsa", rsa(), &rsa().serialize_pem());
+    let all = CONFIG.replace(r#"keys = ["rsa"]"#, r#"keys = ["ec", "rsa"]"#);
+    let running = Running::of(files, &all).await;
+    let mut client = running.client(EDGE_TWO);
+    let mut events = client.watch(v1::WatchRequest { takes_changes: true }).await.unwrap().into_inner();
+    assert_eq!(names(&mut events).await, ["ec", "rsa"]);
+    let mut changes = async || loop {
+        let event = tokio::time::timeout(Duration::from_secs(20), events.message()).await.unwrap();
+        match event.unwrap().unwrap().event.unwrap() {
+            Event::IdentityChanges(changes) => return changes,
+            Event::TicketKeys(_) => {}
+            Event::Drain(_) | Event::Identities(_) => panic!("changes alone"),
+        }
+    };
+
+    let before = running.keys[0].key_id();
+    running.files.add_key("ec", Kind::P256);
+    let told = changes().await;
+    let [removed] = &told.removed[..] else { panic!("one key: {told:?}") };
+    assert_eq!((removed.name.as_str(), &removed.key_id[..]), ("ec", &before.0[..]));
+    let [changed] = &told.changed[..] else { panic!("one key: {told:?}") };
+    assert_eq!(changed.name, "ec");
+    assert_ne!(changed.key_id, before.0);
+
+    // Whoever has not heard of the change yet is served.
+    let mut stream = running.exchange(EDGE_TWO).await;
+    stream.send(1, running.ec()).await;
+    assert!(matches!(stream.receive().await, (1, Reply::SignServerKeyExchange(_))));
+
+    running.files.write_configuration(CONFIG);
+    let told = changes().await;
+    assert_eq!((told.removed.len(), told.changed.len()), (1, 0));
+    assert_eq!(stream.refusal(running.ec()).await, Code::PermissionDenied, "its name is gone, and it with it");
+}
+
+#[tokio::test]
 async fn a_configuration_that_changes_while_the_key_server_starts_is_loaded() {
     let files = Files::new();
     files.add_key("ec", Kind::P256);
@@ -392,7 +431,7 @@ async fn a_configuration_that_changes_while_the_key_server_starts_is_loaded() {
     let settings = files.settings(CONFIG).unwrap();
     files.write_configuration(&CONFIG.replace(r#"keys = ["rsa"]"#, r#"keys = ["ec", "rsa"]"#));
     let running = Running::bound(files, settings).await;
-    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_TWO).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     assert_eq!(names(&mut events).await, ["rsa"]);
     let changed = tokio::time::timeout(Duration::from_secs(20), names(&mut events));
     assert_eq!(changed.await.unwrap(), ["ec", "rsa"]);
@@ -407,11 +446,11 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
     };
     let authorizations = changing::Sender::new(table(&[1]));
     let peer = Peer::new(EDGE_TWO.parse().unwrap(), authorizations.subscribe());
-    let mut events = Watch::new(peer, None, &Stopping::default());
+    let mut events = Watch::new(peer, false, None, &Stopping::default());
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
         Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),
         Event::TicketKeys(_) => None,
-        Event::Drain(_) => panic!("nothing drains"),
+        Event::Drain(_) | Event::IdentityChanges(_) => panic!("nothing drains, and all is told"),
     };
     assert_eq!(names().await.unwrap(), ["rsa"]);
     authorizations.send_replace(table(&[0, 1]));
@@ -434,7 +473,7 @@ async fn drain_is_announced_answered_and_ended() {
     let watched = HealthCheckRequest { service: String::new() };
     let mut statuses = checked.watch(watched).await.unwrap().into_inner();
     assert_eq!(statuses.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     assert_eq!(names(&mut events).await, ["ec", "rsa"]);
     let mut stream = running.exchange(EDGE_ONE).await;
 

@@ -1,6 +1,7 @@
 //! What an edge may serve and what its tickets are sealed under, now and at every change, and the notice that the key
 //! server is about to stop.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,6 +11,7 @@ use tokio::sync::watch::Receiver;
 use tokio_stream::Stream;
 use tonic::Status;
 
+use super::message::Told;
 use super::{Peer, Stopping, message};
 use crate::refusal::Refusal;
 use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
@@ -20,8 +22,15 @@ type Event = Result<v1::WatchEvent, Status>;
 pub struct Watch(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
 impl Watch {
-    pub(super) fn new(peer: Peer, tickets: Option<Receiver<Arc<Ratchet>>>, stopping: &Stopping) -> Self {
-        let state = State { peer, tickets, stopping: stopping.clone(), next: Next::Identities };
+    /// `takes_changes`: whether the edge understands them.
+    pub(super) fn new(
+        peer: Peer,
+        takes_changes: bool,
+        tickets: Option<Receiver<Arc<Ratchet>>>,
+        stopping: &Stopping,
+    ) -> Self {
+        let (stopping, next) = (stopping.clone(), Next::Identities);
+        let state = State { peer, takes_changes, told: None, tickets, stopping, next };
         tracing::info!(peer = %state.peer.identity, "watch opened");
         Self(Box::pin(futures_util::stream::unfold(state, State::event)))
     }
@@ -37,6 +46,9 @@ impl Stream for Watch {
 
 struct State {
     peer: Peer,
+    takes_changes: bool,
+    /// What the edge was told last of its keys.
+    told: Option<HashMap<Arc<str>, Told>>,
     /// `None` where tickets are off.
     tickets: Option<Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
@@ -66,13 +78,21 @@ impl State {
     }
 
     fn identities(mut self) -> (Event, Self) {
-        match self.peer.rights() {
-            Ok(rights) => {
-                let event = message::identities(rights, UnixTime::now());
-                // What changes an edge's rights may change its group.
-                (Ok(event), Self { next: Next::TicketKeys, ..self })
-            }
-            Err(reason) => self.refused(reason),
+        let rights = match self.peer.rights() {
+            Ok(rights) => rights.clone(),
+            Err(reason) => return self.refused(reason),
+        };
+        let now = UnixTime::now();
+        let after = Told::of(&rights, now);
+        let event = match self.told.filter(|_| self.takes_changes) {
+            Some(before) => message::identity_changes(&before, &after, &rights, now),
+            None => Some(message::identities(&rights, now)),
+        };
+        self.told = Some(after);
+        match event {
+            // What changes an edge's rights may change its group.
+            Some(event) => (Ok(event), Self { next: Next::TicketKeys, ..self }),
+            None => self.ticket_keys(),
         }
     }
 

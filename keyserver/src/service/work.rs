@@ -60,7 +60,7 @@ impl Work {
     ///
     /// # Errors
     /// [`Refusal::KeyNotAllowed`] for a key that is not the peer's.
-    pub(super) fn grant<'r>(&self, rights: &'r Rights) -> Result<Option<&'r Arc<Grant>>, Refusal> {
+    pub(super) fn grant(&self, rights: &Rights) -> Result<Option<Arc<Grant>>, Refusal> {
         match self {
             Self::Sign { key_id, .. } | Self::Recover { key_id, .. } => rights.grant(key_id).map(Some),
             Self::Lease { .. } => Ok(None),
@@ -131,7 +131,7 @@ impl Operation {
             }
             Work::Recover { key_id, request } => {
                 let (grant, edge) = (rights.grant(key_id)?, &self.peer.identity);
-                request.run(grant, edge, &self.leases, self.provider, rng).map(Done::Recovered)
+                request.run(&grant, edge, &self.leases, self.provider, rng).map(Done::Recovered)
             }
         }
     }

@@ -8,6 +8,7 @@ use std::thread;
 
 use keystead_program::config;
 use keystead_program::watched::Snapshot;
+use keystead_tls::KeyId;
 
 use super::{Running, SettingsError, Warning};
 use crate::config::KeyConfig;
@@ -46,6 +47,13 @@ pub(super) fn load(
     let keys: Vec<_> = loaded.into_iter().map(|(key, _)| key).collect();
     check_ids(&keys)?;
     Ok((keys, warnings))
+}
+
+/// Those of `running` whose names other keys have in `keys`.
+pub(super) fn superseded(running: &[Arc<Key>], keys: &[Arc<Key>]) -> Vec<Arc<Key>> {
+    let ids: HashMap<&str, KeyId> = keys.iter().map(|key| (key.name().as_ref(), key.key_id())).collect();
+    let is_other = |key: &&Arc<Key>| ids.get(key.name().as_ref()).is_some_and(|now| *now != key.key_id());
+    running.iter().filter(is_other).cloned().collect()
 }
 
 fn check_names(configs: &[KeyConfig]) -> Result<(), SettingsError> {

@@ -299,3 +299,31 @@ fn a_loaded_configuration_goes_on_from_what_was_left_of_a_rate_that_stays() {
     let other = files.settings(&rate(2)).unwrap().authorizations.continuing(&before);
     assert_eq!(pays(&other), Ok(()));
 }
+
+#[test]
+fn what_no_file_has_changed_of_is_not_loaded_again() {
+    let files = files();
+    let Settings { files: read, config, channel, keys, .. } = files.settings(TWO_KEYS).unwrap();
+    let path = read.configuration().to_owned();
+    let running = Running { files: read, config, channel, keys };
+    let reload = || Settings::reload(&mut Snapshot::of(&path), &running);
+
+    let same = reload().unwrap();
+    assert!(running.keys.iter().zip(&same.keys).all(|(before, now)| Arc::ptr_eq(before, now)));
+    assert!(same.superseded.is_empty());
+
+    files.add_key("ec", Kind::P256);
+    let other = reload().unwrap();
+    let shared = |name: &str| {
+        let find = |keys: &[Arc<Key>]| keys.iter().find(|key| key.name().as_ref() == name).unwrap().clone();
+        Arc::ptr_eq(&find(&running.keys), &find(&other.keys))
+    };
+    assert!(shared("rsa") && !shared("ec"));
+    assert_eq!(other.superseded.iter().map(|key| key.name().as_ref()).collect::<Vec<_>>(), ["ec"]);
+
+    files.write("ec.pem", "half a certif");
+    let mut looked_at = Snapshot::of(&path);
+    let error = Settings::reload(&mut looked_at, &running).unwrap_err().to_string();
+    assert!(error.contains("ec.pem"), "{error}");
+    assert!(looked_at.fingerprint(&files.path().join("ec.pem")).is_some(), "it is followed though it was refused");
+}

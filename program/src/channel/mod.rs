@@ -17,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use crate::config::RelativePath;
 
@@ -210,21 +211,47 @@ impl ServerChannel {
 
 /// The dialling end of channels. Clones share the material.
 #[derive(Clone, Debug)]
-pub struct ClientChannel(Arc<ArcSwap<ClientConfig>>);
+pub struct ClientChannel(watch::Sender<Arc<ClientConfig>>);
 
 impl ClientChannel {
     /// An end that shows and trusts what `material` says.
     pub fn new(material: &ChannelMaterial) -> Self {
-        Self(Arc::new(ArcSwap::new(material.client.clone())))
+        Self(watch::Sender::new(material.client.clone()))
     }
 
-    /// Takes other material for every handshake that begins from here on.
+    /// Takes other material for every handshake that begins from here on. The same again is no change.
     pub fn replace(&self, material: &ChannelMaterial) {
-        self.0.store(material.client.clone());
+        self.0.send_if_modified(|config| {
+            let before = std::mem::replace(config, material.client.clone());
+            !Arc::ptr_eq(&before, config)
+        });
+    }
+
+    /// The changes from here on.
+    pub fn renewals(&self) -> Renewals {
+        Renewals(self.0.subscribe())
     }
 
     fn config(&self) -> Arc<ClientConfig> {
-        self.0.load_full()
+        self.0.borrow().clone()
+    }
+}
+
+/// Changes of a [`ClientChannel`]'s material: connections from before a change show what was shown before.
+#[derive(Clone, Debug)]
+pub struct Renewals(watch::Receiver<Arc<ClientConfig>>);
+
+impl Renewals {
+    /// What there is at this moment is no change.
+    pub fn mark_seen(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// Waits until there is a change that was not seen. Never ends where there can be none.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -157,13 +157,7 @@ impl Stack {
     /// When there is no such text file, and when nothing has changed.
     #[track_caller]
     pub fn edit(&self, file: &str, change: impl FnOnce(&str) -> String) {
-        let file = self.directory().join(file);
-        let before = fs::read_to_string(&file).expect("a text file of the stack");
-        let after = change(&before);
-        assert_ne!(after, before, "{} is what it was", file.display());
-        let next = file.with_extension("next");
-        fs::write(&next, after).expect("written");
-        fs::rename(&next, &file).expect("put in place");
+        edit_file(&self.directory().join(file), change);
     }
 
     /// PEM file with the authority that clients trust.
@@ -338,6 +332,24 @@ impl Builder {
         let edges = edges.collect();
         Stack { key_server, edges, backend, session_store, directory }
     }
+}
+
+/// Puts what `change` makes of a text file in its place, at once as a whole.
+///
+/// # Panics
+/// When there is no such text file, and when nothing has changed.
+#[track_caller]
+pub fn edit_file(file: &Path, change: impl FnOnce(&str) -> String) {
+    let before = fs::read_to_string(file).expect("a text file");
+    let after = change(&before);
+    assert_ne!(after, before, "{} is what it was", file.display());
+    put(file, &after);
+}
+
+fn put(file: &Path, content: &str) {
+    let next = file.with_extension("next");
+    fs::write(&next, content).expect("written");
+    fs::rename(&next, file).expect("put in place");
 }
 
 fn serve(program: &str, config: &Path) -> Command {

@@ -411,7 +411,7 @@ async fn the_longest_handshake_that_an_edge_accepts_is_recovered() {
 #[tokio::test]
 async fn edges_are_told_which_keys_are_for_key_transport() {
     let running = start().await;
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let Some(Event::Identities(identities)) = events.message().await.unwrap().unwrap().event else {
         panic!("the identities come first");
     };

@@ -20,7 +20,7 @@ async fn running(config: &str) -> Running {
 
 /// The stream of what an edge is told, and the ticket keys that it is told at once.
 async fn watch(running: &Running, edge: &str) -> (Streaming<v1::WatchEvent>, Vec<v1::TicketKey>) {
-    let mut events = running.client(edge).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(edge).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let (_, keys) = told(&mut events).await;
     (events, keys)
 }
@@ -106,7 +106,7 @@ async fn a_revoked_edge_is_sent_away_and_its_groups_keys_change() {
     assert_eq!(watch_end.unwrap_err().code(), Code::PermissionDenied);
     let stream_end = tokio::time::timeout(patience, stream.replies.message()).await.unwrap();
     assert_eq!(stream_end.unwrap_err().code(), Code::PermissionDenied);
-    let again = running.client(THREE).watch(v1::WatchRequest {}).await;
+    let again = running.client(THREE).watch(v1::WatchRequest::default()).await;
     assert_eq!(again.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(running.metrics.reloads(ReloadOutcome::Applied), 1);
 
