@@ -1,7 +1,7 @@
 //! Where a virtual host's plain bytes go.
 //!
 //! A host has [`Backends`]: addresses, unix sockets, and names, each of which stands for all addresses it has. Of each
-//! it has a [`Member`](member::Member), in which an [`Endpoint`](endpoint::Endpoint) and its
+//! it has a [`Member`], in which an [`Endpoint`](endpoint::Endpoint) and its
 //! [`Check`](check::Check) come together, that it may share with other hosts by way of the [`Pool`]. A connection tries
 //! the members in the order that [`Balance`](balance::Balance) gives them.
 
