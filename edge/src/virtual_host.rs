@@ -11,8 +11,8 @@ use crate::client_auth::ClientVerifier;
 use crate::config::HostConfig;
 use crate::identity::{IdentitySet, KnownIdentity};
 use crate::proxy_protocol::{CertificateWords, ProxyProtocol};
-use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
+use keystead_program::server_name::NamePattern;
 
 /// What clients that ask for a name get. All of it comes from one lookup, so that no two parts can come from
 /// different hosts.

@@ -99,12 +99,7 @@ impl Key {
     ///
     /// # Errors
     /// [`KeyFault`] when the private key cannot be used, or not with `scheme`.
-    pub fn sign(
-        &self,
-        scheme: SignatureScheme,
-        message: &[u8],
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Vec<u8>, KeyFault> {
+    pub fn sign(&self, scheme: SignatureScheme, message: &[u8], rng: &mut dyn CryptoRng) -> Result<Vec<u8>, KeyFault> {
         self.check_proven(rng)?;
         self.custody.sign(scheme, message, rng)
     }

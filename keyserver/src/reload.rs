@@ -15,8 +15,8 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
-use crate::metrics::Metrics;
 use crate::custody::token::Tokens;
+use crate::metrics::Metrics;
 use crate::settings::{Running, Settings, SettingsError, Warning};
 
 /// Applies what changes.

@@ -16,8 +16,8 @@ use super::client_auth::{CheckedClientAuth, ClientAuthFile};
 use super::{ConfigError, first_duplicate};
 use crate::client_auth::ClientVerifier;
 use crate::proxy_protocol::ProxyProtocol;
-use keystead_program::server_name::NamePattern;
 use crate::sessions::record::Policy;
+use keystead_program::server_name::NamePattern;
 
 /// Whom clients may ask for, what they are shown, and where their bytes go.
 #[derive(Clone, Debug)]

@@ -35,11 +35,7 @@ pub fn open(der: &[u8], passphrase: &Secret) -> Result<SecretDocument, Encryptio
 ///
 /// # Errors
 /// [`EncryptionError::Scheme`] when the library fails.
-pub fn seal(
-    pkcs8: &SecretDocument,
-    passphrase: &Secret,
-    rng: &mut dyn CryptoRng,
-) -> Result<String, EncryptionError> {
+pub fn seal(pkcs8: &SecretDocument, passphrase: &Secret, rng: &mut dyn CryptoRng) -> Result<String, EncryptionError> {
     let failed = |_| EncryptionError::Scheme;
     let parameters = Parameters::generate_scrypt(&mut &mut *rng).map_err(failed)?;
     let encrypted = parameters.encrypt(passphrase.expose(), pkcs8.as_bytes()).map_err(failed)?;

@@ -68,7 +68,9 @@ impl SecretSource {
                     return Err(SecretError::CredentialName(name.clone()));
                 }
                 let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-                credentials.map(|path| Path::new(&path).join(name)).ok_or_else(|| SecretError::NoCredentials(name.clone()))
+                credentials
+                    .map(|path| Path::new(&path).join(name))
+                    .ok_or_else(|| SecretError::NoCredentials(name.clone()))
             }
         }
     }

@@ -40,7 +40,11 @@ fn a_key_signs_with_no_scheme_of_another_kind() {
         for crypto in [Crypto::Fast, Crypto::Portable] {
             let custody = in_memory(crypto, public_key(&pair).kind(), &pem(&pair), Uses::Signing).unwrap();
             for scheme in SignatureScheme::KNOWN.iter().filter(|scheme| !fitting.contains(scheme)) {
-                assert_eq!(custody.sign(*scheme, MESSAGE, &mut rand::rng()), Err(KeyFault::Failed), "{crypto:?} {scheme}");
+                assert_eq!(
+                    custody.sign(*scheme, MESSAGE, &mut rand::rng()),
+                    Err(KeyFault::Failed),
+                    "{crypto:?} {scheme}"
+                );
             }
         }
     }
@@ -101,8 +105,7 @@ fn every_form_of_pem_loads() {
         let public = public_key(&pair);
         let scheme = public.kind().schemes()[0];
         for crypto in [Crypto::Fast, Crypto::Portable] {
-            let custody =
-                in_memory(crypto, public.kind(), &plain(&text), Uses::Signing).unwrap();
+            let custody = in_memory(crypto, public.kind(), &plain(&text), Uses::Signing).unwrap();
             let signature = custody.sign(scheme, MESSAGE, &mut rand::rng()).unwrap();
             assert_eq!(FAST.verify(scheme, &public, MESSAGE, &signature), Ok(()), "{crypto:?}\n{text}");
         }

@@ -120,7 +120,10 @@ impl Custody for TokenKey {
 
 impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenKey").field("token", &self.token.name).field("object", &self.object).finish_non_exhaustive()
+        f.debug_struct("TokenKey")
+            .field("token", &self.token.name)
+            .field("object", &self.object)
+            .finish_non_exhaustive()
     }
 }
 

@@ -50,7 +50,10 @@ enum Standing {
     #[default]
     Untried,
     Good,
-    Away { fault: TokenFault, until: Instant },
+    Away {
+        fault: TokenFault,
+        until: Instant,
+    },
     /// For good.
     Refused(TokenFault),
 }

@@ -309,9 +309,8 @@ fn what_a_token_does_not_have_is_named() {
     with_softhsm("what_a_token_does_not_have_is_named", |module| {
         let token = load(&make_token(module, "named"));
         let name = ObjectName::new(Some("twin"), None).unwrap();
-        let locate = |name: &ObjectName| {
-            TokenKey::new(token.clone(), name.clone(), KeyKind::EcdsaP256, Uses::Signing).locate()
-        };
+        let locate =
+            |name: &ObjectName| TokenKey::new(token.clone(), name.clone(), KeyKind::EcdsaP256, Uses::Signing).locate();
         assert_eq!(locate(&name), Err(TokenFault::KeyMissing));
         token.generate(KeyType::P256, &ObjectName::new(Some("twin"), Some("01")).unwrap(), false).unwrap();
         assert_eq!(locate(&name), Ok(()));
