@@ -17,6 +17,7 @@ peers=(
     "ss iproute2"
     "ps procps"
     "unshare util-linux"
+    "softhsm2-util softhsm2"
     "redis-server redis-server"
     "redis-cli redis-tools"
 )

@@ -88,11 +88,21 @@ impl Place {
 
     /// A configuration with these tables behind the channel's.
     fn configure(&self, tables: &str) {
-        let channel = "[channel]\ncertificate = \"channel.pem\"\nprivate_key = \"channel.key\"\ntrust_roots = \"channel.pem\"\n";
+        let channel =
+            "[channel]\ncertificate = \"channel.pem\"\nprivate_key = \"channel.key\"\ntrust_roots = \"channel.pem\"\n";
         self.write("keyserver.toml", &format!("listen = \"127.0.0.1:0\"\n{channel}{tables}"));
         self.good(&["generate", "--type", "p256", "--out", "channel.key", "--plain"]);
         self.openssl(&[
-            "req", "-x509", "-key", "channel.key", "-subj", "/CN=c", "-addext", "subjectAltName=DNS:c", "-out", "channel.pem",
+            "req",
+            "-x509",
+            "-key",
+            "channel.key",
+            "-subj",
+            "/CN=c",
+            "-addext",
+            "subjectAltName=DNS:c",
+            "-out",
+            "channel.pem",
         ]);
     }
 }
@@ -149,7 +159,16 @@ fn keys_are_sealed_listed_and_served_and_ask_for_certificates() {
         let csr = ["csr", "--dns", "a.example", "--dns", "b.example", "--config", "keyserver.toml", "--key", "k"];
         assert_eq!(place.verified(&place.good(&csr)), public, "{key_type}");
         place.openssl(&[
-            "req", "-x509", "-key", &plain, "-subj", "/CN=a", "-addext", "subjectAltName=DNS:a.example", "-out", "k.pem",
+            "req",
+            "-x509",
+            "-key",
+            &plain,
+            "-subj",
+            "/CN=a",
+            "-addext",
+            "subjectAltName=DNS:a.example",
+            "-out",
+            "k.pem",
         ]);
         fs::remove_file(place.path("channel.key.bak")).ok();
         let listed: serde_json::Value =
@@ -189,14 +208,26 @@ fn keys_in_a_token_are_made_put_listed_and_ask_for_certificates() {
         let request = place.good(&[&csr[..], &labelled(&put)].concat());
         assert_eq!(place.verified(&request), public, "{key_type}");
         place.openssl(&[
-            "req", "-x509", "-key", &plain, "-subj", "/CN=a", "-addext", "subjectAltName=DNS:a.example", "-out", "k.pem",
+            "req",
+            "-x509",
+            "-key",
+            &plain,
+            "-subj",
+            "/CN=a",
+            "-addext",
+            "subjectAltName=DNS:a.example",
+            "-out",
+            "k.pem",
         ]);
     }
     let listed = fs::read_to_string(place.path("keyserver.toml")).unwrap();
     let key = "[[key]]\nname = \"k\"\ntoken = \"hsm\"\nobject_label = \"put-ed25519\"\ncertificate_chain = \"k.pem\"\n";
     place.write("keyserver.toml", &format!("{listed}{key}"));
     let listed = place.good(&["list", "--config", "keyserver.toml"]);
-    assert!(listed.contains("k: ed25519") && listed.contains("in token hsm, object_label \"put-ed25519\" (token)"), "{listed}");
+    assert!(
+        listed.contains("k: ed25519") && listed.contains("in token hsm, object_label \"put-ed25519\" (token)"),
+        "{listed}"
+    );
 }
 
 /// What the kernel says of a running key server.
@@ -206,7 +237,16 @@ fn a_key_server_has_no_core_dumps_and_locks_its_memory_where_it_may() {
     place.configure("[[key]]\nname = \"k\"\nprivate_key = \"k.key\"\ncertificate_chain = \"k.pem\"\n");
     place.good(&["generate", "--type", "p256", "--out", "k.key", "--plain"]);
     place.openssl(&[
-        "req", "-x509", "-key", "k.key", "-subj", "/CN=a", "-addext", "subjectAltName=DNS:a.example", "-out", "k.pem",
+        "req",
+        "-x509",
+        "-key",
+        "k.key",
+        "-subj",
+        "/CN=a",
+        "-addext",
+        "subjectAltName=DNS:a.example",
+        "-out",
+        "k.pem",
     ]);
     let log = fs::File::create(place.path("log")).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_keystead-keyserver"))

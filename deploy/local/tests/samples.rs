@@ -1,5 +1,5 @@
 //! The sample configurations say only what the programs understand, in their comments too.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,11 +43,35 @@ fn the_key_servers_sample_is_understood() {
     // The sample's own place is that of the container.
     fs::write(&file, text.replace("/var/lib/keystead/ticket-keys.toml", "ticket-keys.toml")).unwrap();
     provide_ticket_secret(&state, None).unwrap();
+    fs::write(directory.path().join("pki/sealing.key"), "5a".repeat(32)).unwrap();
+    fs::write(directory.path().join("pki/passphrase"), "correct horse").unwrap();
     let settings = Settings::load(&file).unwrap();
     assert_eq!(settings.tickets.as_ref().map(|tickets| &tickets.state), Some(&state));
     assert!(settings.config.edge.iter().all(|edge| !edge.revoked && edge.ticket_group == GroupName::default()));
     assert_eq!(settings.config.key.len(), 2);
+    assert_eq!(settings.config.memory, keystead_keyserver::memory::MemoryConfig::default());
+    assert!(settings.config.key_protection.sealing_key.is_some());
     assert_eq!(settings.config.limits, keystead_keyserver::config::Limits::default());
+}
+
+/// The table of a token stands indented, since no module need be there to try it.
+#[test]
+fn the_samples_token_is_understood() {
+    #[derive(serde::Deserialize)]
+    struct Tokens {
+        token: Vec<keystead_keyserver::custody::token::TokenConfig>,
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/keyserver.toml");
+    let text = fs::read_to_string(source).unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("#     "));
+    let table: String = lines
+        .skip_while(|line| *line != "[[token]]")
+        .map(|line| format!("{}\n", uncommented(line)))
+        .collect();
+    let token = &toml::from_str::<Tokens>(&table).unwrap().token[0];
+    assert_eq!((token.sessions, token.queue), (4, 512));
+    assert_eq!(token.session_wait, std::time::Duration::from_millis(500));
+    token.check().unwrap();
 }
 
 #[test]

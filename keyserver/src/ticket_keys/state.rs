@@ -50,7 +50,8 @@ pub fn create(file: &Path, period: RotationPeriod, now: UnixTime, rng: &mut dyn 
 pub fn replace(file: &Path, ratchet: &Ratchet) -> Result<(), StateError> {
     let (oldest, secret) = ratchet.oldest();
     let text = text(ratchet.period(), oldest, secret);
-    private_file::replace(file, text.as_bytes()).map_err(|cause| StateError::Unwritable { file: file.to_owned(), cause })
+    private_file::replace(file, text.as_bytes())
+        .map_err(|cause| StateError::Unwritable { file: file.to_owned(), cause })
 }
 
 /// Reads `file`.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use keystead_local::pki::{KEY_SERVER_NAME, edge_identity};
 
-use super::Builder;
+use super::{Builder, token};
 
 /// Beside the key server's configuration.
 pub(super) const OCSP_FILE: &str = "ocsp.der";
@@ -179,9 +179,13 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
         "listen = \"{address}\"\ncrypto = \"{crypto}\"\n[limits]\ndrain_timeout = \"2s\"\n\
          [log]\nlevel = \"debug,h2=info\"\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}"
     );
+    if stack.keys_in_token {
+        text += &token::table();
+    }
     for key_type in &stack.keys {
         let (name, stem) = (key_type.name(), key_type.stem());
-        let key = format!("[[key]]\nname = {name:?}\nprivate_key = \"{stem}.key\"\ncertificate_chain = \"{stem}.pem\"");
+        let place = if stack.keys_in_token { token::key(*key_type) } else { format!("private_key = \"{stem}.key\"") };
+        let key = format!("[[key]]\nname = {name:?}\n{place}\ncertificate_chain = \"{stem}.pem\"");
         text += &key;
         text += "\n";
         if stack.key_transport && matches!(key_type, KeyType::Rsa2048) {

@@ -19,6 +19,7 @@ pub mod pki;
 mod process;
 pub mod programs;
 mod session_store;
+pub mod token;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -78,6 +79,7 @@ pub struct Builder {
     key_server: Option<SocketAddr>,
     ocsp_response: Option<Vec<u8>>,
     key_transport: bool,
+    keys_in_token: bool,
     rotation_period: Option<&'static str>,
     ticket_groups: Vec<&'static str>,
     sessions: Vec<String>,
@@ -100,6 +102,7 @@ impl Stack {
             key_server: None,
             ocsp_response: None,
             key_transport: false,
+            keys_in_token: false,
             rotation_period: None,
             ticket_groups: Vec::new(),
             sessions: Vec::new(),
@@ -227,6 +230,12 @@ impl Builder {
         self
     }
 
+    /// Moves the key server's keys into a SoftHSM2 token.
+    pub fn keys_in_token(mut self) -> Self {
+        self.keys_in_token = true;
+        self
+    }
+
     /// Has the key server give ticket keys out, each for so long as in `1h`.
     pub fn tickets(mut self, rotation_period: &'static str) -> Self {
         self.rotation_period = Some(rotation_period);
@@ -302,7 +311,12 @@ impl Builder {
             if let Some(period) = self.rotation_period {
                 make_ticket_secret(&directory.path().join("keyserver").join(config::TICKETS_FILE), period);
             }
-            Process::start("keyserver", serve("keystead-keyserver", &file), directory.path(), Some(at(9444)))
+            let mut command = serve("keystead-keyserver", &file);
+            if self.keys_in_token {
+                token::provide(directory.path(), &file, &self.keys);
+                token::show(&mut command, directory.path());
+            }
+            Process::start("keyserver", command, directory.path(), Some(at(9444)))
         });
         let backend = needs_backend.then(|| {
             let mut command = programs::command("keystead-local");

@@ -9,7 +9,7 @@ use keystead_keyserver::config::Config;
 use keystead_keyserver::custody::material::{KeyMaterial, KeyType};
 use keystead_keyserver::custody::sealed::SealingKey;
 use keystead_keyserver::custody::secret::SecretSource;
-use keystead_keyserver::custody::token::{ObjectName, Token, Tokens, object_id};
+use keystead_keyserver::custody::token::{ObjectName, Token, Tokens};
 use keystead_keyserver::private_file;
 use keystead_program::config;
 use keystead_program::run::Failure;
@@ -81,8 +81,8 @@ impl Destination {
             let key = KeyMaterial::generate(key_type).map_err(Failure::start)?;
             return self.write(&key);
         };
-        let object = self.token.object()?.or_id(object_id(&mut rand::rng()));
-        token.generate(key_type, &object, self.key_transport).map_err(Failure::start)?;
+        let object = self.token.object()?;
+        let object = token.generate(key_type, &object, self.key_transport).map_err(Failure::start)?;
         let (public_key, _) = token.public_key(&object).map_err(Failure::start)?;
         done(public_key.key_id(), &format!("token {}, {object}", token.name()))
     }
@@ -90,8 +90,7 @@ impl Destination {
     /// Puts a key there.
     pub(super) fn put(&self, key: &KeyMaterial) -> Result<(), Failure> {
         let Some(token) = self.token.find()? else { return self.write(key) };
-        let object = self.token.object()?.or_id(key.key_id().0.to_vec());
-        token.import(key, &object, self.key_transport).map_err(Failure::start)?;
+        let object = token.import(key, &self.token.object()?, self.key_transport).map_err(Failure::start)?;
         done(key.key_id(), &format!("token {}, {object}", token.name()))
     }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead_tls::PublicKey;
-use rand_core::CryptoRng;
+use rand_core::Rng as _;
 
 use super::material::{KeyMaterial, KeyType};
 use super::secret::SecretError;
@@ -140,28 +140,35 @@ impl Token {
         self.pool.with_session(|session, _| object::public_key(session, object))
     }
 
-    /// Makes a key pair in the token, which never gives the private part out.
+    /// Makes a key pair in the token, which never gives the private part out. Gives what it is called there: `object`, with
+    /// an id drawn where that has none.
     ///
     /// # Errors
     /// [`TokenFault`] when there is such an object already, and when the token does not do it.
-    pub fn generate(&self, key_type: KeyType, object: &ObjectName, decrypts: bool) -> Result<(), TokenFault> {
-        self.pool.with_writing_session(|session| object::generate(session, key_type, object, decrypts))
+    pub fn generate(&self, key_type: KeyType, object: &ObjectName, decrypts: bool) -> Result<ObjectName, TokenFault> {
+        let mut id = vec![0; 16];
+        rand::rng().fill_bytes(&mut id);
+        let name = object.clone().or_id(id);
+        self.pool.with_writing_session(|session| {
+            object::check_free(session, object)?;
+            object::generate(session, key_type, &name, decrypts)
+        })?;
+        Ok(name)
     }
 
-    /// Puts a key into the token, from where it cannot be read back.
+    /// Puts a key into the token, from where it cannot be read back. Gives what it is called there: `object`, with the
+    /// key's id where that has none.
     ///
     /// # Errors
     /// [`TokenFault`] when there is such an object already, and when the token does not do it.
-    pub fn import(&self, key: &KeyMaterial, object: &ObjectName, decrypts: bool) -> Result<(), TokenFault> {
-        self.pool.with_writing_session(|session| object::import(session, key, object, decrypts))
+    pub fn import(&self, key: &KeyMaterial, object: &ObjectName, decrypts: bool) -> Result<ObjectName, TokenFault> {
+        let name = object.clone().or_id(key.key_id().0.to_vec());
+        self.pool.with_writing_session(|session| {
+            object::check_free(session, object)?;
+            object::import(session, key, &name, decrypts)
+        })?;
+        Ok(name)
     }
-}
-
-/// Draws an id for an object that is to be made.
-pub fn object_id(rng: &mut dyn CryptoRng) -> Vec<u8> {
-    let mut id = vec![0; 16];
-    rng.fill_bytes(&mut id);
-    id
 }
 
 /// A `[[token]]` that cannot be used.

@@ -98,7 +98,7 @@ fn find(session: &Session, class: ObjectClass, name: &ObjectName) -> Result<Obje
 }
 
 /// Refuses a name that is taken: a second object of it could not be told from the first.
-fn check_free(session: &Session, name: &ObjectName) -> Result<(), TokenFault> {
+pub(super) fn check_free(session: &Session, name: &ObjectName) -> Result<(), TokenFault> {
     for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
         match find(session, class, name) {
             Err(TokenFault::KeyMissing) => {}
@@ -118,7 +118,6 @@ pub(super) fn generate(
     name: &ObjectName,
     decrypts: bool,
 ) -> Result<(), TokenFault> {
-    check_free(session, name)?;
     let rsa = |bits: u64| {
         let numbers = vec![Attribute::ModulusBits(bits.into()), Attribute::PublicExponent(vec![1, 0, 1])];
         (Mechanism::RsaPkcsKeyPairGen, numbers)
@@ -156,7 +155,6 @@ pub(super) fn import(
     name: &ObjectName,
     decrypts: bool,
 ) -> Result<(), TokenFault> {
-    check_free(session, name)?;
     let (key_type, public, private) = key_attributes(key)?;
     let class = |class| vec![Attribute::Class(class), Attribute::KeyType(key_type)];
     let private = [class(ObjectClass::PRIVATE_KEY), name.attributes(), private_attributes(decrypts), private].concat();
