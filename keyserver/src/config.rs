@@ -12,6 +12,7 @@ use keystead_tls::SignatureScheme;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::audit::AuditConfig;
 use crate::ticket_keys::group::GroupName;
 
 /// A configuration file. Paths in it are relative to its directory.
@@ -35,6 +36,8 @@ pub struct Config {
     pub limits: Limits,
     /// Session tickets; none are offered where the table is missing.
     pub tickets: Option<TicketsConfig>,
+    /// The audit log; none is kept where the table is missing.
+    pub audit: Option<AuditConfig>,
     /// The keys.
     #[serde(default)]
     pub key: Vec<KeyConfig>,

@@ -1,6 +1,8 @@
 //! `keystead-keyserver`: holds private keys and signs for edges.
 #![forbid(unsafe_code)]
 
+mod command;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +41,12 @@ enum Command {
         #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = rotation_period)]
         rotation_period: RotationPeriod,
     },
+    /// The audit log
+    #[command(subcommand)]
+    Audit(command::audit::Audit),
+    /// Certificates of the channel between edges and key servers
+    #[command(subcommand)]
+    Edge(command::edge::Edge),
     /// Reads the configuration and everything it names, says what is there, and exits
     Check {
         /// The configuration file
@@ -55,6 +63,8 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Serve { config } => return run::run(async |stop| serve(&config, stop).await),
         Command::Init { state, rotation_period } => init(&state, rotation_period),
+        Command::Audit(audit) => command::audit::run(audit),
+        Command::Edge(edge) => command::edge::run(edge),
         Command::Check { config } => check(&config),
     };
     match done {

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::audit::metrics::AuditMetrics;
 use crate::authorize::Authorizations;
 use crate::key::Key;
 use crate::operation::Call;
@@ -29,6 +30,8 @@ pub struct Metrics {
     reloads: Family<Reload, Counter>,
     /// Of ticket keys.
     pub tickets: TicketMetrics,
+    /// Of the audit log.
+    pub audit: AuditMetrics,
 }
 
 impl Default for Metrics {
@@ -42,6 +45,7 @@ impl Default for Metrics {
             worked: Family::new_with_constructor(durations),
             reloads: Family::default(),
             tickets: TicketMetrics::default(),
+            audit: AuditMetrics::default(),
         }
     }
 }
@@ -109,6 +113,7 @@ impl Metrics {
         let reloads = "Times the configuration was loaded while running, by outcome";
         registry.register("reloads", reloads, self.reloads.clone());
         self.tickets.register(registry);
+        self.audit.register(registry);
     }
 
     /// Counts a request that was answered with `outcome`; `call` is `None` where it asks for nothing, `key` where it

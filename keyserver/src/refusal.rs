@@ -18,6 +18,9 @@ pub enum Refusal {
     InvalidPoint,
     /// As many operations of this cost wait as may.
     QueueFull,
+    /// There is no place for the operation's record in the queue to the audit log, most likely since the log cannot be
+    /// written.
+    AuditUnavailable,
     /// The time the edge gave was over before work began.
     DeadlineExceeded,
     /// The edge no longer waits for the answer.
@@ -54,6 +57,7 @@ impl Refusal {
             Self::UnknownGroup => "the group is not known",
             Self::InvalidPoint => "the public value is not a point of the group",
             Self::QueueFull => "too many operations are waiting",
+            Self::AuditUnavailable => "the operation could not be put on record",
             Self::DeadlineExceeded => "the time was over before the operation began",
             Self::CallerGone => "nobody waits for the answer",
             Self::Stopping => "the key server is stopping",

@@ -13,6 +13,8 @@ use keystead_program::reload::{Baseline, Occasions, ReloadOutcome};
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 
+use crate::audit::Audit;
+use crate::audit::record::{Changes, Event};
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
 use crate::metrics::Metrics;
@@ -35,6 +37,7 @@ pub(crate) struct Destinations {
     pub(crate) authorizations: watch::Sender<Arc<Authorizations>>,
     pub(crate) channel: ServerChannel,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Audit,
 }
 
 impl Reload {
@@ -57,6 +60,7 @@ impl Reload {
                 Ok(settings) => self.apply(settings, cause),
                 Err(error) => {
                     self.into.metrics.reloaded(ReloadOutcome::Refused);
+                    self.into.audit.tell(Event::ConfigurationRefused { cause });
                     tracing::error!(cause, %error, "configuration not loaded; the last good one stays in force");
                 }
             }
@@ -78,6 +82,14 @@ impl Reload {
         self.into.metrics.tickets.groups(&authorizations);
         self.into.authorizations.send_replace(Arc::new(authorizations));
         self.into.metrics.reloaded(ReloadOutcome::Applied);
+        self.into.audit.tell(Event::ConfigurationLoaded(Box::new(Changes {
+            cause,
+            edges_added: owned(&edges.added),
+            edges_removed: owned(&edges.removed),
+            edges_changed: owned(&edges.changed),
+            keys_added: owned(after.difference(&before)),
+            keys_removed: owned(before.difference(&after)),
+        })));
         tracing::info!(
             cause,
             edges_added = ?edges.added,
@@ -101,6 +113,7 @@ fn differing(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("metrics", running.metrics == loaded.metrics),
         ("limits", running.limits == loaded.limits),
         ("tickets", running.tickets == loaded.tickets),
+        ("audit", running.audit == loaded.audit),
     ];
     parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
 }
@@ -123,6 +136,10 @@ impl<'c> EdgeChanges<'c> {
             changed: after.iter().filter(|(id, edge)| is_changed(id, edge)).map(|(id, _)| *id).collect(),
         }
     }
+}
+
+fn owned<'s>(names: impl IntoIterator<Item = &'s &'s str>) -> Vec<String> {
+    names.into_iter().map(|name| (*name).to_owned()).collect()
 }
 
 fn known(edges: &[EdgeConfig]) -> BTreeMap<&str, &EdgeConfig> {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, ServerChannel};
+use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, Expiry, ServerChannel};
 use keystead_program::observe::{Endpoint, Readiness};
 use keystead_proto::MAX_REQUEST;
 use keystead_proto::v1::key_server_server::KeyServerServer;
@@ -18,6 +18,9 @@ use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::audit::Audit;
+use crate::audit::record::Event;
+use crate::audit::recorder::AuditError;
 use crate::authorize::Authorizations;
 use crate::config::{Config, Limits};
 use crate::lease::LeaseLimits;
@@ -61,6 +64,9 @@ pub enum StartError {
     /// A signal cannot be listened for.
     #[error("listen for SIGHUP: {0}")]
     Signal(io::Error),
+    /// The audit log cannot be gone on with.
+    #[error("[audit] {0}")]
+    Audit(#[from] AuditError),
 }
 
 /// Bytes of unread requests that one stream and one connection may have under way.
@@ -81,7 +87,8 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
         let capacity = settings.capacity();
-        let Settings { file, config, channel, authorizations, tickets, warnings, .. } = settings;
+        let audited = (settings.keys.len(), settings.authorizations.peers().count());
+        let Settings { file, config, channel, authorizations, tickets, audit, warnings, .. } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
@@ -89,18 +96,24 @@ impl Server {
         channel_metrics.register(&mut registry);
         metrics.tickets.groups(&authorizations);
         let (channel, limits) = (ServerChannel::new(&channel), config.limits);
+        channel.expiry().register(&mut registry);
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
+        let audit = audit.map(|audit| Audit::start(&audit, metrics.audit.clone())).transpose()?.unwrap_or(Audit::off());
+        let (keys, edges) = audited;
+        audit.tell(Event::Started { version: env!("CARGO_PKG_VERSION"), keys, edges });
         let scheduler = Scheduler::start(capacity, &metrics).map_err(StartError::Thread)?;
         let (authorizations, current) = watch::channel(Arc::new(authorizations));
         let provider = config.crypto.provider();
-        let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits));
+        let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits))
+            .with_audit(audit.clone());
         let tickets = tickets.map(|Tickets { state, ratchet }| Keeper::new(state, ratchet, metrics.tickets.clone()));
         if let Some(tickets) = &tickets {
             service = service.with_tickets(tickets.subscribe());
         }
-        let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
+        let expiry = channel.expiry().clone();
+        let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone(), audit };
         let reload = Reload::new(file, config, warnings, into).map_err(StartError::Signal)?;
-        let background = Background { tickets, reload };
+        let background = Background { tickets, reload, expiry };
         Ok(Self {
             listener,
             address,
@@ -145,7 +158,8 @@ impl Server {
         let observed = self
             .endpoint
             .map(|endpoint| tokio::spawn(endpoint.serve(self.registry, readiness.clone(), CancellationToken::new())));
-        let stopping = self.service.stopping().clone();
+        let (stopping, audit) = (self.service.stopping().clone(), self.service.audit().clone());
+        audit.report_to(readiness.condition("audit"));
         let background = self.background.run(self.service.clone());
         let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
         let serving =
@@ -159,6 +173,8 @@ impl Server {
             never = background => match never {},
             () = drain(stop, &stopping, &readiness, &health, self.limits.drain_timeout) => Ok(()),
         };
+        // It waits for the disk. A panic of its own is told by the thread.
+        let _ = tokio::task::spawn_blocking(move || audit.close()).await;
         if let Some(observed) = observed {
             observed.abort();
         }
@@ -192,6 +208,7 @@ impl Addresses {
 struct Background {
     tickets: Option<Keeper>,
     reload: Reload,
+    expiry: Expiry,
 }
 
 impl Background {
@@ -206,6 +223,7 @@ impl Background {
             never = service.follow_removals() => never,
             never = rotations => never,
             never = self.reload.follow() => never,
+            never = self.expiry.follow() => never,
         }
     }
 }

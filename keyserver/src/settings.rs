@@ -15,6 +15,8 @@ use keystead_program::crypto::Crypto;
 use keystead_program::logging::LogError;
 use keystead_program::reload::Baseline;
 
+use crate::audit::AuditSettings;
+use crate::audit::config::{AuditSettingsError, WhenUnwritable};
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::config::{Config, EdgeConfig, KeyConfig, Limits, TicketsConfig};
 use crate::key::{Key, KeyError};
@@ -38,6 +40,8 @@ pub struct Settings {
     pub authorizations: Authorizations,
     /// The ticket keys, where tickets are on.
     pub tickets: Option<Tickets>,
+    /// The audit log, where it is on.
+    pub audit: Option<AuditSettings>,
     /// What is no error and a person should look at.
     pub warnings: Vec<Warning>,
 }
@@ -72,8 +76,9 @@ impl Settings {
         let channel = ChannelMaterial::load(&config.channel, directory)?;
         let keys = load_keys(&config.key, directory, crypto)?;
         let authorizations = authorize(&config.edge, &keys)?;
+        let audit = config.audit.as_ref().map(|audit| AuditSettings::load(audit, directory)).transpose()?;
         let warnings = warnings(&config, directory, &keys);
-        Ok(Self { file, config, channel, keys, authorizations, tickets: None, warnings })
+        Ok(Self { file, config, channel, keys, authorizations, tickets: None, audit, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
@@ -216,11 +221,23 @@ pub enum Warning {
     /// The clock does not fit the ticket keys.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
+    /// Nobody will know what was asked for.
+    #[error("no [audit]: there is no record of what edges have signed")]
+    NoAudit,
+    /// Operations may lack their records.
+    #[error("[audit] when_unwritable = \"danger_go_on\": while the log cannot be written, records are only counted")]
+    AuditMayBeSummed,
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
     let private_keys = config.key.iter().map(|key| &key.private_key).chain([&config.channel.private_key]);
     let secrets = private_keys.chain(config.tickets.as_ref().map(|tickets| &tickets.state));
+    let secrets = secrets.chain(config.audit.as_ref().map(|audit| &audit.signing_key));
+    let audit = match config.audit.as_ref().map(|audit| audit.when_unwritable) {
+        Some(WhenUnwritable::Refuse) => None,
+        Some(WhenUnwritable::DangerGoOn) => Some(Warning::AuditMayBeSummed),
+        None => Some(Warning::NoAudit),
+    };
     let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let may_use =
@@ -229,7 +246,7 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let unused = keys.iter().filter(|key| !is_used(key)).map(|key| Warning::UnusedKey(key.name().clone()));
     let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
     let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
-    readable.chain(outside).chain(unused).chain(transporting).collect()
+    readable.chain(outside).chain(unused).chain(transporting).chain(audit).collect()
 }
 
 fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {
@@ -283,6 +300,9 @@ pub enum SettingsError {
     /// The clock is far ahead of the ticket secret.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
+    /// The `[audit]` table.
+    #[error("[audit] {0}")]
+    Audit(#[from] AuditSettingsError),
     /// A `[[key]]` that cannot be used.
     #[error("[[key]] {name}: {cause}")]
     Key {

@@ -98,7 +98,7 @@ fn code(reason: Refusal) -> Code {
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
-        Refusal::QueueFull => Code::ResourceExhausted,
+        Refusal::QueueFull | Refusal::AuditUnavailable => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
         Refusal::Stopping => Code::Unavailable,

@@ -1,6 +1,7 @@
 //! The gRPC service: who asks, what for, and what is answered. No cryptography here.
 
 mod answer;
+mod draft;
 mod exchange;
 mod message;
 mod watch;
@@ -21,6 +22,7 @@ use tokio::sync::{oneshot, watch as changing};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::audit::Audit;
 use crate::authorize::{AllowedKeys, Authorizations, Rights};
 use crate::lease::{LeaseLimits, Leases};
 use crate::metrics::Metrics;
@@ -28,6 +30,7 @@ use crate::refusal::Refusal;
 use crate::schedule::Scheduler;
 use crate::ticket_keys::ratchet::Ratchet;
 use answer::{Answer, Done};
+use draft::Draft;
 use exchange::Exchange;
 use watch::Watch;
 use work::Work;
@@ -41,6 +44,8 @@ pub struct Service {
     tickets: Option<changing::Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
     in_flight_per_stream: usize,
+    /// Told of every request.
+    audit: Audit,
 }
 
 /// The two moments of an end.
@@ -77,12 +82,23 @@ impl Service {
         let desk = Desk { scheduler, provider, leases, metrics, operation_timeout: limits.operation_timeout };
         let in_flight_per_stream = limits.in_flight_per_stream;
         let stopping = Stopping::default();
-        Self { desk: Arc::new(desk), authorizations, tickets: None, stopping, in_flight_per_stream }
+        let (desk, audit) = (Arc::new(desk), Audit::off());
+        Self { desk, authorizations, tickets: None, stopping, in_flight_per_stream, audit }
     }
 
     /// The same service, which also tells edges their ticket keys.
     pub fn with_tickets(self, tickets: changing::Receiver<Arc<Ratchet>>) -> Self {
         Self { tickets: Some(tickets), ..self }
+    }
+
+    /// The same service, which also tells `audit` of every request.
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// What the service tells of every request.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// By which the service is told to stop.
@@ -103,7 +119,7 @@ impl Service {
 
     /// Does what one call asks for; it is answered with its own kind.
     async fn unary<T>(&self, request: Request<T>, asked: fn(T) -> Asked) -> Result<Done, Status> {
-        let mut peer = self.peer(&request)?;
+        let mut peer = self.peer(&request, UNARY)?;
         let (call, outcome) = oneshot::channel();
         let answer = Answer::unary(self.desk.metrics.clone(), call);
         self.desk.begin(&mut peer, Some(asked(request.into_inner())), 0, answer);
@@ -115,20 +131,29 @@ impl Service {
         })
     }
 
-    fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
+    /// Who calls, if it is known here. Streams are on record from their beginning, `called` so; unary calls by what they ask.
+    fn peer<T>(&self, request: &Request<T>, called: &'static str) -> Result<Peer, Status> {
         // Connections are only ever those of an acceptor that identifies its peers.
         let info = request.extensions().get::<PeerInfo>().ok_or_else(|| Status::from(Refusal::UnknownPeer))?;
-        let mut peer =
-            Peer { identity: info.identity.clone(), authorizations: self.authorizations.clone(), rights: None };
+        let (identity, authorizations) = (info.identity.clone(), self.authorizations.clone());
+        let mut peer = Peer { identity, authorizations, rights: None, audit: self.audit.clone() };
         peer.look_up();
+        let draft = || Draft::call(&peer, called);
         if peer.rights.is_none() {
             self.desk.metrics.unknown_peer();
+            draft().refused(Refusal::UnknownPeer);
             tracing::info!(peer = %peer.identity, reason = Refusal::UnknownPeer.reason(), "call refused");
             return Err(Refusal::UnknownPeer.into());
+        }
+        if called != UNARY {
+            draft().opened();
         }
         Ok(peer)
     }
 }
+
+/// How the record of a stranger's unary call names what it called.
+const UNARY: &str = "unary";
 
 #[tonic::async_trait]
 impl KeyServer for Service {
@@ -136,7 +161,7 @@ impl KeyServer for Service {
     type WatchStream = Watch;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Exchange>, Status> {
-        let peer = self.peer(&request)?;
+        let peer = self.peer(&request, "exchange")?;
         let requests = request.into_inner();
         let (stop, removal) = (self.stopping.end.clone(), peer.removal());
         let end = async move {
@@ -179,7 +204,7 @@ impl KeyServer for Service {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
-        let peer = self.peer(&request)?;
+        let peer = self.peer(&request, "watch")?;
         Ok(Response::new(Watch::new(peer, self.tickets.clone(), &self.stopping)))
     }
 }
@@ -190,6 +215,7 @@ struct Peer {
     identity: PeerIdentity,
     authorizations: changing::Receiver<Arc<Authorizations>>,
     rights: Option<Arc<Rights>>,
+    audit: Audit,
 }
 
 impl Peer {
@@ -253,6 +279,7 @@ impl Desk {
     /// Takes a request of `peer`; what it comes to goes to `answer`, at once or later. `timeout_ms` is what the peer
     /// allows; 0 leaves it to the key server.
     fn begin(&self, peer: &mut Peer, asked: Option<Asked>, timeout_ms: u32, mut answer: Answer) {
+        answer.on_record(Draft::of(peer, asked.as_ref()));
         let work = asked.ok_or(Refusal::MalformedRequest).and_then(|asked| {
             answer.to(work::call(&asked));
             Work::accept(asked, peer, &self.leases)
@@ -261,6 +288,9 @@ impl Desk {
             Ok(work) => {
                 if let Some(key) = work.key() {
                     answer.about(key.clone());
+                }
+                if let Err(reason) = answer.reserve() {
+                    return answer.send(Err(reason));
                 }
                 let deadline = Instant::now() + self.timeout(timeout_ms);
                 self.scheduler.submit(Operation { work, provider: self.provider, deadline, answer });

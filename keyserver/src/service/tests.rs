@@ -401,8 +401,12 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
         Arc::new([(EDGE_TWO.parse().unwrap(), rights)].into_iter().collect::<Authorizations>())
     };
     let authorizations = changing::Sender::new(table(&[1]));
-    let mut peer =
-        Peer { identity: EDGE_TWO.parse().unwrap(), authorizations: authorizations.subscribe(), rights: None };
+    let mut peer = Peer {
+        identity: EDGE_TWO.parse().unwrap(),
+        authorizations: authorizations.subscribe(),
+        rights: None,
+        audit: Audit::off(),
+    };
     peer.look_up();
     let mut events = Watch::new(peer, None, &Stopping::default());
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {

@@ -16,7 +16,7 @@ pub mod keeper;
 pub mod ratchet;
 mod secret;
 pub mod state;
-mod whole_file;
+pub(crate) mod whole_file;
 
 #[cfg(test)]
 mod tests;

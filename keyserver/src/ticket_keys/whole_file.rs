@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use keystead_program::config::directory;
 
 /// Makes `file` with this content, unless there is one.
-pub(super) fn create(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn create(file: &Path, content: &[u8]) -> io::Result<()> {
     // A name of this process's own: a key server that replaces the file meanwhile must not come by what is in it.
     let beside = write_beside(file, &format!(".{}.new", std::process::id()), content)?;
     // A rename would take the place of what is there; a second name cannot.
@@ -19,7 +19,7 @@ pub(super) fn create(file: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Puts this content in the place of what `file` has.
-pub(super) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
     let beside = write_beside(file, ".tmp", content)?;
     std::fs::rename(&beside, file)?;
     sync_directory(file)
