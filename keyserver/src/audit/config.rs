@@ -43,7 +43,7 @@ pub enum WhenUnwritable {
 }
 
 const LEAST_ROTATE_BYTES: u64 = 64 << 10;
-const LEAST_QUEUE: usize = 1024;
+const LEAST_QUEUE: usize = 64;
 
 fn default_rotate_bytes() -> u64 {
     64 << 20
@@ -107,7 +107,7 @@ pub enum AuditSettingsError {
     #[error("rotate_bytes must be at least 65536")]
     RotateBytes,
     /// Operations would refuse each other.
-    #[error("queue must be at least 1024")]
+    #[error("queue must be at least 64")]
     Queue,
     /// Nothing but checkpoints.
     #[error("checkpoint_interval must not be 0")]

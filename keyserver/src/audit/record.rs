@@ -33,7 +33,7 @@ pub enum Event {
         /// How much that was.
         bytes: u64,
     },
-    /// The key server stops: nothing is done any more.
+    /// The key server stops: nothing is done any more. The writer puts it at the end.
     Stopped {},
     /// A configuration came into force while it ran.
     ConfigurationLoaded(Box<Changes>),
@@ -124,7 +124,7 @@ impl ServerName {
 
     /// The name; `None` where it is empty.
     pub fn of(name: &str) -> Option<Self> {
-        let end = name.floor_char_boundary(Self::MOST);
+        let end = (0..=name.len().min(Self::MOST)).rev().find(|end| name.is_char_boundary(*end))?;
         name.get(..end).filter(|name| !name.is_empty()).map(|name| Self(name.into()))
     }
 }
@@ -137,7 +137,6 @@ fn known_peer<S: Serializer>(peer: &PeerIdentity, serializer: S) -> Result<S::Ok
     serializer.serialize_str(peer.as_str().get(..LONGEST_PEER).unwrap_or(peer.as_str()))
 }
 
-#[expect(clippy::ref_option, reason = "serde's signature")]
 fn perhaps_peer<S: Serializer>(peer: &Option<PeerIdentity>, serializer: S) -> Result<S::Ok, S::Error> {
     match peer {
         Some(peer) => known_peer(peer, serializer),
@@ -145,17 +144,14 @@ fn perhaps_peer<S: Serializer>(peer: &Option<PeerIdentity>, serializer: S) -> Re
     }
 }
 
-#[expect(clippy::ref_option, reason = "serde's signature")]
 fn name<S: Serializer>(name: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
     name.as_deref().serialize(serializer)
 }
 
-#[expect(clippy::ref_option, reason = "serde's signature")]
 fn key_id<S: Serializer>(id: &Option<KeyId>, serializer: S) -> Result<S::Ok, S::Error> {
     id.map(|id| hex(&id.0)).serialize(serializer)
 }
 
-#[expect(clippy::ref_option, reason = "serde's signature")]
 fn random<S: Serializer>(random: &Option<[u8; 32]>, serializer: S) -> Result<S::Ok, S::Error> {
     random.map(|random| hex(&random)).serialize(serializer)
 }

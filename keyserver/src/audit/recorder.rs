@@ -24,7 +24,7 @@ pub struct Audit(Option<Arc<Recorder>>);
 
 #[derive(Debug)]
 struct Recorder {
-    entries: Sender<Message>,
+    entries: Sender<Entry>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -42,11 +42,12 @@ pub(super) struct Shared {
     pub(super) condition: OnceLock<Condition>,
 }
 
-/// What the writer's thread is told.
+/// What the writer's thread is told. [`Event::Stopped`] asks it to come to an end.
 #[derive(Debug)]
-pub(super) enum Message {
-    Entry { time: SystemTime, event: Event, place: Option<Place> },
-    Close,
+pub(super) struct Entry {
+    pub(super) time: SystemTime,
+    pub(super) event: Event,
+    pub(super) place: Option<Place>,
 }
 
 /// The right to have one record written. It is given back once that is written, or when it is dropped.
@@ -160,10 +161,10 @@ impl Audit {
     pub fn close(&self) {
         let Some(recorder) = &self.0 else { return };
         recorder.shared.closing.store(true, Ordering::Release);
-        // The writer has gone only where it was closed before.
-        let _ = recorder.entries.send(Message::Close);
         let thread = recorder.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
+        let Some(thread) = thread else { return };
+        recorder.send(Event::Stopped {}, None);
+        if thread.join().is_err() {
             tracing::error!("the thread of the audit log panicked");
         }
     }
@@ -185,7 +186,7 @@ impl Recorder {
 
     fn send(&self, event: Event, place: Option<Place>) {
         let time = SystemTime::now();
-        if self.entries.send(Message::Entry { time, event, place }).is_err() {
+        if self.entries.send(Entry { time, event, place }).is_err() {
             tracing::error!(reason = writer::LOST, "audit record after the end of the log");
         }
     }

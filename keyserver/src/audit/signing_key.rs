@@ -42,9 +42,9 @@ impl SigningKey {
     pub fn create(file: &Path) -> Result<String, SigningKeyError> {
         let made = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|_| SigningKeyError::NoRandomness)?;
         let pem = zeroize::Zeroizing::new(made.serialize_pem());
-        whole_file::create(file, pem.as_bytes()).map_err(|cause| match cause.kind() {
-            io::ErrorKind::AlreadyExists => SigningKeyError::Exists { file: file.to_owned() },
-            _ => SigningKeyError::Unwritable { file: file.to_owned(), cause },
+        whole_file::create(file, pem.as_bytes()).map_err(|cause| {
+            let (file, exists) = (file.to_owned(), cause.kind() == io::ErrorKind::AlreadyExists);
+            if exists { SigningKeyError::Exists { file } } else { SigningKeyError::Unwritable { file, cause } }
         })?;
         Ok(made.public_key_pem())
     }

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::log::Log;
 use super::record::Event;
-use super::recorder::{Message, Place, Shared};
+use super::recorder::{Entry, Place, Shared};
 
 /// Records of one batch at the most.
 const MOST_BATCH: usize = 1024;
@@ -29,7 +29,7 @@ pub(super) const LOST: &str = "audit_lost";
 
 pub(super) struct Writer {
     log: Log,
-    told: Receiver<Message>,
+    told: Receiver<Entry>,
     shared: Arc<Shared>,
     checkpoint_interval: Duration,
     next_checkpoint: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(log: Log, told: Receiver<Message>, shared: Arc<Shared>, checkpoint_interval: Duration) -> Self {
+    pub(super) fn new(log: Log, told: Receiver<Entry>, shared: Arc<Shared>, checkpoint_interval: Duration) -> Self {
         let now = Instant::now();
         Self {
             log,
@@ -80,16 +80,15 @@ impl Writer {
     }
 
     /// Appends `first` and what came with it.
-    fn take(&mut self, first: Message) {
+    fn take(&mut self, first: Entry) {
         let told = self.told.clone();
-        for message in std::iter::once(first).chain(told.try_iter().take(MOST_BATCH)) {
-            match message {
-                Message::Entry { time, event, place } => {
-                    self.append(time, &event);
-                    self.places.extend(place);
-                }
-                Message::Close => self.close(),
+        for entry in std::iter::once(first).chain(told.try_iter().take(MOST_BATCH)) {
+            if matches!(entry.event, Event::Stopped {}) {
+                self.close();
+                continue;
             }
+            self.append(entry.time, &entry.event);
+            self.places.extend(entry.place);
         }
     }
 

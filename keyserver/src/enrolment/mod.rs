@@ -120,9 +120,9 @@ fn refuse_existing(file: &Path) -> Result<(), EnrolmentError> {
 }
 
 fn create_private(file: &Path, pem: &str) -> Result<(), EnrolmentError> {
-    whole_file::create(file, pem.as_bytes()).map_err(|cause| match cause.kind() {
-        io::ErrorKind::AlreadyExists => EnrolmentError::Exists { file: file.to_owned() },
-        _ => EnrolmentError::Unwritable { file: file.to_owned(), cause },
+    whole_file::create(file, pem.as_bytes()).map_err(|cause| {
+        let (file, exists) = (file.to_owned(), cause.kind() == io::ErrorKind::AlreadyExists);
+        if exists { EnrolmentError::Exists { file } } else { EnrolmentError::Unwritable { file, cause } }
     })
 }
 
