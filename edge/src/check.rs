@@ -18,6 +18,9 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     let material = channel_material(config)?;
     let mut found = String::new();
     writeln!(found, "this edge: {}", material.identity()?)?;
+    if let Some(warning) = material.warning() {
+        writeln!(found, "warning: {warning}")?;
+    }
     let servers: Vec<_> = config.key_server.addresses.iter().map(ToString::to_string).collect();
     writeln!(found, "key servers: {} as {}", servers.join(", "), config.key_server.server_name)?;
     for listener in &config.listeners {

@@ -51,9 +51,13 @@ pub async fn serve(config: Config, listeners: Vec<Listener>, stop: CancellationT
 
     // What runs beside the connections, for as long as they do.
     let mut background = JoinSet::new();
+    let channel = ClientChannel::new(&material);
+    channel.expiry().register(&mut registry);
+    let expiry = channel.expiry().clone();
+    background.spawn(async { match expiry.follow().await {} });
     observe(&config, registry, &readiness, &mut background).await.map_err(Failure::start)?;
     let (state, remembered) = open_state(&config, &telemetry).await.map_err(Failure::start)?;
-    let (channel, fixed) = (ClientChannel::new(&material), Fixed::of(&config));
+    let fixed = Fixed::of(&config);
     let key_client = KeyClient::new(&config.key_server, &channel, key_server_ready, telemetry.clone())
         .map_err(|cause| Failure::configuration(anyhow::Error::from(cause).context("[key_server] server_name")))?;
     let templates = config.hosts.into_iter().map(|host| HostTemplate::new(host, &pool)).collect();

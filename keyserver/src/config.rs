@@ -14,6 +14,7 @@ use keystead_tls::SignatureScheme;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::audit::AuditConfig;
 use crate::custody::protection::KeyProtectionConfig;
 use crate::custody::secret::SecretSource;
 use crate::custody::token::{ObjectName, ObjectNameError, TokenConfig};
@@ -59,6 +60,8 @@ pub struct Config {
     /// The PKCS#11 tokens that keys are in.
     #[serde(default)]
     pub token: Vec<TokenConfig>,
+    /// The audit log; none is kept where the table is missing.
+    pub audit: Option<AuditConfig>,
     /// The keys.
     #[serde(default)]
     pub key: Vec<KeyConfig>,

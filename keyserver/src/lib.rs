@@ -14,11 +14,17 @@
 //!
 //! [`memory`] keeps secrets from swap and core dumps.
 //!
+//! [`audit`] keeps a record of everything that was asked for and done.
+//!
+//! [`enrolment`] certifies edges and key servers for the channel between them.
+//!
 //! [`config`] is what the configuration file says and [`settings`] what it means; [`server`] puts everything together.
 
+pub mod audit;
 pub mod authorize;
 pub mod config;
 pub mod custody;
+pub mod enrolment;
 mod expiry;
 pub mod key;
 pub mod lease;

@@ -46,6 +46,12 @@ enum Command {
         #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = rotation_period)]
         rotation_period: RotationPeriod,
     },
+    /// The audit log
+    #[command(subcommand)]
+    Audit(command::audit::Audit),
+    /// Certificates of the channel between edges and key servers
+    #[command(subcommand)]
+    Edge(command::edge::Edge),
     /// Reads the configuration and everything it names, says what is there, and exits
     Check {
         /// The configuration file
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Init { state, rotation_period } => init(&state, rotation_period),
+        Command::Audit(audit) => command::audit::run(audit),
+        Command::Edge(edge) => command::edge::run(edge),
         Command::Check { config } => check(&config),
         Command::Key(command) => command::key::run(command),
     };

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::audit::metrics::AuditMetrics;
 use crate::authorize::Authorizations;
 use crate::key::Key;
 use crate::operation::Call;
@@ -29,6 +30,8 @@ pub struct Metrics {
     refused: ConfigurationRefused,
     /// Of ticket keys.
     pub tickets: TicketMetrics,
+    /// Of the audit log.
+    pub audit: AuditMetrics,
 }
 
 impl Default for Metrics {
@@ -43,6 +46,7 @@ impl Default for Metrics {
             reloads: Family::default(),
             refused: ConfigurationRefused::default(),
             tickets: TicketMetrics::default(),
+            audit: AuditMetrics::default(),
         }
     }
 }
@@ -110,6 +114,7 @@ impl Metrics {
         let (refused, help) = ConfigurationRefused::METRIC;
         registry.register(refused, help, self.refused.gauge());
         self.tickets.register(registry);
+        self.audit.register(registry);
     }
 
     /// Counts a request that was answered with `outcome`; `call` is `None` where it asks for nothing, `key` where it

@@ -28,6 +28,9 @@ pub enum Refusal {
     QueueFull,
     /// The key is in a token that this process was not started with.
     NoLane,
+    /// There is no place for the operation's record in the queue to the audit log, most likely since the log cannot be
+    /// written.
+    AuditUnavailable,
     /// The time the edge gave was over before work began.
     DeadlineExceeded,
     /// The edge no longer waits for the answer.
@@ -76,6 +79,7 @@ impl Refusal {
             Self::InvalidPoint => "the public value is not a point of the group",
             Self::QueueFull => "too many operations are waiting",
             Self::NoLane => "the key can be used once the key server was restarted",
+            Self::AuditUnavailable => "the operation could not be put on record",
             Self::DeadlineExceeded => "the time was over before the operation began",
             Self::CallerGone => "nobody waits for the answer",
             Self::Stopping => "the key server is stopping",

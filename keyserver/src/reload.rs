@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 
+use crate::audit::Audit;
+use crate::audit::record::{Changes, Event};
 use crate::authorize::Authorizations;
 use crate::config::{Config, EdgeConfig};
 use crate::key::Key;
@@ -39,6 +41,7 @@ pub(crate) struct Destinations {
     pub(crate) authorizations: watch::Sender<Arc<Authorizations>>,
     pub(crate) channel: ServerChannel,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit: Audit,
 }
 
 impl Reload {
@@ -76,6 +79,7 @@ impl Reload {
                 Ok(settings) => self.apply(settings, &cause),
                 Err(error) => {
                     self.into.metrics.reloaded(ReloadOutcome::Refused);
+                    self.into.audit.tell(Event::ConfigurationRefused { cause: cause.to_string() });
                     tracing::error!(%cause, %error, "configuration not loaded; the last good one stays in force");
                 }
             }
@@ -100,6 +104,15 @@ impl Reload {
         keep_for_a_while(superseded);
         let edges = EdgeChanges::between(&self.running.config.edge, &config.edge);
         let changed_keys = KeyChanges::between(&self.running.keys, &keys);
+        self.into.audit.tell(Event::ConfigurationLoaded(Box::new(Changes {
+            cause: cause.to_string(),
+            edges_added: owned(&edges.added),
+            edges_removed: owned(&edges.removed),
+            edges_changed: owned(&edges.changed),
+            keys_added: owned(&changed_keys.added),
+            keys_removed: owned(&changed_keys.removed),
+            keys_changed: owned(&changed_keys.changed),
+        })));
         tracing::info!(
             %cause,
             edges_added = ?edges.added,
@@ -146,6 +159,7 @@ fn differing(running: &Config, loaded: &Config) -> Vec<&'static str> {
         ("tickets", running.tickets == loaded.tickets),
         ("memory", running.memory == loaded.memory),
         ("token", running.token == loaded.token),
+        ("audit", running.audit == loaded.audit),
     ];
     parts.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
 }
@@ -168,6 +182,10 @@ impl<'c> EdgeChanges<'c> {
             changed: after.iter().filter(|(id, edge)| is_changed(id, edge)).map(|(id, _)| *id).collect(),
         }
     }
+}
+
+fn owned<'s>(names: impl IntoIterator<Item = &'s &'s str>) -> Vec<String> {
+    names.into_iter().map(|name| (*name).to_owned()).collect()
 }
 
 fn known(edges: &[EdgeConfig]) -> BTreeMap<&str, &EdgeConfig> {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, ServerChannel};
+use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMetrics, Expiry as CertificateExpiry, ServerChannel};
 use keystead_program::inherited::{self, Inherited, InheritedError};
 use keystead_program::observe::{Endpoint, Readiness};
 use keystead_proto::MAX_REQUEST;
@@ -19,6 +19,9 @@ use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::audit::Audit;
+use crate::audit::record::Event;
+use crate::audit::recorder::AuditError;
 use crate::authorize::Authorizations;
 use crate::config::{Config, Limits};
 use crate::custody::token::Tokens;
@@ -67,6 +70,9 @@ pub enum StartError {
     /// A signal cannot be listened for.
     #[error("listen for SIGHUP: {0}")]
     Signal(io::Error),
+    /// The audit log cannot be gone on with.
+    #[error("[audit] {0}")]
+    Audit(#[from] AuditError),
 }
 
 /// Bytes of unread requests that one stream and one connection may have under way.
@@ -96,7 +102,8 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn on(listener: std::net::TcpListener, settings: Settings) -> Result<Self, StartError> {
         let lanes = settings.lanes();
-        let Settings { files, config, channel, keys, tokens, authorizations, tickets, warnings } = settings;
+        let audited = (settings.keys.len(), settings.authorizations.peers().count());
+        let Settings { files, config, channel, keys, tokens, authorizations, tickets, audit, warnings, .. } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(listener, &config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
@@ -108,18 +115,24 @@ impl Server {
         let (config, channel) = (&running.config, ServerChannel::new(&running.channel));
         let limits = config.limits;
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
+        channel.expiry().register(&mut registry);
+        let audit = audit.map(|audit| Audit::start(&audit, metrics.audit.clone())).transpose()?.unwrap_or(Audit::off());
+        let (keys, edges) = audited;
+        audit.tell(Event::Started { version: env!("CARGO_PKG_VERSION"), keys, edges });
         let scheduler = Scheduler::start(&lanes, &metrics).map_err(StartError::Thread)?;
         let (authorizations, current) = watch::channel(Arc::new(authorizations));
         let provider = config.crypto.provider();
-        let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits));
+        let mut service = Service::new(scheduler, provider, metrics.clone(), current, service_limits(&limits))
+            .with_audit(audit.clone());
         let tickets = tickets.map(|Tickets { state, ratchet }| Keeper::new(state, ratchet, metrics.tickets.clone()));
         if let Some(tickets) = &tickets {
             service = service.with_tickets(tickets.subscribe());
         }
-        let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone() };
+        let certificate_expiry = channel.expiry().clone();
+        let into = Destinations { authorizations: authorizations.clone(), channel, metrics: metrics.clone(), audit };
         let reload = Reload::new(running, warnings, into).map_err(StartError::Signal)?;
         let expiry = Expiry::new(authorizations.clone());
-        let background = Background { tickets, tokens, reload, expiry };
+        let background = Background { tickets, tokens, reload, expiry, certificate_expiry };
         Ok(Self {
             listener,
             address,
@@ -164,7 +177,8 @@ impl Server {
         let observed = self
             .endpoint
             .map(|endpoint| tokio::spawn(endpoint.serve(self.registry, readiness.clone(), CancellationToken::new())));
-        let stopping = self.service.stopping().clone();
+        let (stopping, audit) = (self.service.stopping().clone(), self.service.audit().clone());
+        audit.report_to(readiness.condition("audit"));
         let background = self.background.run(self.service.clone());
         let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
         let serving =
@@ -178,6 +192,8 @@ impl Server {
             never = background => match never {},
             () = drain(stop, &stopping, &readiness, &health, &self.limits) => Ok(()),
         };
+        // It waits for the disk. A panic of its own is told by the thread.
+        let _ = tokio::task::spawn_blocking(move || audit.close()).await;
         if let Some(observed) = observed {
             observed.abort();
         }
@@ -228,6 +244,7 @@ struct Background {
     tokens: Tokens,
     reload: Reload,
     expiry: Expiry,
+    certificate_expiry: CertificateExpiry,
 }
 
 impl Background {
@@ -244,6 +261,7 @@ impl Background {
             never = self.tokens.follow() => never,
             never = self.reload.follow() => never,
             never = self.expiry.follow() => never,
+            never = self.certificate_expiry.follow() => never,
         }
     }
 }

@@ -17,6 +17,8 @@ use keystead_program::logging::LogError;
 use keystead_program::sandbox::Paths;
 use keystead_program::watched::Snapshot;
 
+use crate::audit::AuditSettings;
+use crate::audit::config::{AuditSettingsError, WhenUnwritable};
 use crate::authorize::{Authorizations, Rights};
 use crate::config::grant::GrantConfig;
 use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
@@ -52,6 +54,8 @@ pub struct Settings {
     pub superseded: Vec<Arc<Key>>,
     /// The ticket keys, where tickets are on.
     pub tickets: Option<Tickets>,
+    /// The audit log, where it is on.
+    pub audit: Option<AuditSettings>,
     /// What is no error and a person should look at.
     pub warnings: Vec<Warning>,
 }
@@ -123,10 +127,11 @@ impl Settings {
         let (keys, away) = keys::load(&config.key, &custodian, &files, running)?;
         let superseded = running.map(|running| keys::superseded(&running.keys, &keys)).unwrap_or_default();
         let authorizations = authorize(&config.edge, &keys, &superseded)?;
+        let audit = config.audit.as_ref().map(|audit| AuditSettings::load(audit, directory)).transpose()?;
         let mut warnings = warnings(&config, directory, &keys);
         warnings.extend(away);
         let tokens = custodian.tokens;
-        Ok(Self { files, config, channel, keys, tokens, authorizations, superseded, tickets: None, warnings })
+        Ok(Self { files, config, channel, keys, tokens, authorizations, superseded, tickets: None, audit, warnings })
     }
 
     fn load_tickets(&mut self, now: UnixTime) -> Result<(), SettingsError> {
@@ -314,6 +319,12 @@ pub enum Warning {
         /// The key; `None` where the end is that of all of them.
         key: Option<String>,
     },
+    /// Nobody will know what was asked for.
+    #[error("no [audit]: there is no record of what edges have signed")]
+    NoAudit,
+    /// Operations may lack their records.
+    #[error("[audit] when_unwritable = \"danger_go_on\": while the log cannot be written, records are only counted")]
+    AuditMayBeSummed,
 }
 
 fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
@@ -324,7 +335,13 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let secrets = private_keys
         .chain([&config.channel.private_key])
         .chain(passphrases.chain(protection).chain(pins).filter_map(SecretSource::file))
-        .chain(config.tickets.as_ref().map(|tickets| &tickets.state));
+        .chain(config.tickets.as_ref().map(|tickets| &tickets.state))
+        .chain(config.audit.as_ref().map(|audit| &audit.signing_key));
+    let audit = match config.audit.as_ref().map(|audit| audit.when_unwritable) {
+        Some(WhenUnwritable::Refuse) => None,
+        Some(WhenUnwritable::DangerGoOn) => Some(Warning::AuditMayBeSummed),
+        None => Some(Warning::NoAudit),
+    };
     let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
     let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
     let users = config.edge.iter().filter(|edge| !edge.revoked);
@@ -337,7 +354,7 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let in_token = keys.iter().filter(|key| key.protected().is_none() && key.identity().allows_key_transport());
     let in_token = in_token.map(|key| Warning::TokenKeyTransport(key.name().clone()));
     let bounded = rights_over(&config.edge);
-    readable.chain(plain).chain(outside).chain(unused).chain(transporting).chain(in_token).chain(bounded).collect()
+    readable.chain(plain).chain(outside).chain(unused).chain(transporting).chain(in_token).chain(bounded).chain(audit).collect()
 }
 
 fn rights_over(edges: &[EdgeConfig]) -> impl Iterator<Item = Warning> {
@@ -417,6 +434,9 @@ pub enum SettingsError {
     /// A `[[token]]` that cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The `[audit]` table.
+    #[error("[audit] {0}")]
+    Audit(#[from] AuditSettingsError),
     /// A `[[key]]` that cannot be used.
     #[error("[[key]] {name}: {cause}")]
     Key {

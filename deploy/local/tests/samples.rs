@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use keystead_edge::config::Config;
 use keystead_edge::sessions::SessionTable;
+use keystead_keyserver::audit::signing_key::SigningKey;
 use keystead_keyserver::settings::Settings;
 use keystead_keyserver::ticket_keys::group::GroupName;
 use keystead_local::pki::{Deployment, provide_ticket_secret};
@@ -41,7 +42,8 @@ fn the_key_servers_sample_is_understood() {
     let text = fs::read_to_string(&file).unwrap();
     let state = directory.path().join("ticket-keys.toml");
     // The sample's own place is that of the container.
-    fs::write(&file, text.replace("/var/lib/keystead/ticket-keys.toml", "ticket-keys.toml")).unwrap();
+    fs::write(&file, text.replace("/var/lib/keystead/", "")).unwrap();
+    SigningKey::create(&directory.path().join("audit.key")).unwrap();
     provide_ticket_secret(&state, None).unwrap();
     fs::write(directory.path().join("pki/sealing.key"), "5a".repeat(32)).unwrap();
     fs::write(directory.path().join("pki/passphrase"), "correct horse").unwrap();
@@ -51,6 +53,8 @@ fn the_key_servers_sample_is_understood() {
     assert_eq!(settings.config.key.len(), 2);
     assert_eq!(settings.config.memory, keystead_keyserver::memory::MemoryConfig::default());
     assert!(settings.config.key_protection.sealing_key.is_some());
+    let least = "directory = \"audit\"\nsigning_key = \"audit.key\"";
+    assert_eq!(settings.config.audit, Some(toml::from_str(least).unwrap()));
     assert_eq!(settings.config.limits, keystead_keyserver::config::Limits::default());
 }
 

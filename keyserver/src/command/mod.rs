@@ -1,3 +1,5 @@
-//! Commands beside serving.
+//! What the program does beside serving.
 
+pub(crate) mod audit;
+pub(crate) mod edge;
 pub(crate) mod key;

@@ -6,6 +6,7 @@ use keystead_tls::handshake::Lease;
 use keystead_tls::secret::MasterSecret;
 use tokio::sync::{mpsc, oneshot};
 
+use super::draft::Draft;
 use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::operation::Call;
@@ -30,6 +31,7 @@ pub(crate) struct Answer {
     metrics: Arc<Metrics>,
     asked: Option<Call>,
     key: Option<Arc<Key>>,
+    draft: Option<Draft>,
     way: Option<Way>,
 }
 
@@ -42,13 +44,14 @@ enum Way {
 impl Answer {
     /// To a unary call.
     pub(crate) fn unary(metrics: Arc<Metrics>, call: oneshot::Sender<Outcome>) -> Self {
-        Self { metrics, asked: None, key: None, way: Some(Way::Unary(call)) }
+        Self { metrics, asked: None, key: None, draft: None, way: Some(Way::Unary(call)) }
     }
 
     /// To the request `id` of an Exchange stream. The stream bounds how many of its requests are unanswered, so `answers`
     /// is bounded by that.
     pub(crate) fn exchange(metrics: Arc<Metrics>, id: u64, answers: mpsc::UnboundedSender<(u64, Outcome)>) -> Self {
-        Self { metrics, asked: None, key: None, way: Some(Way::Exchange { id, answers }) }
+        let way = Some(Way::Exchange { id, answers });
+        Self { metrics, asked: None, key: None, draft: None, way }
     }
 
     /// What the request asks for, to be counted with its outcome.
@@ -64,6 +67,19 @@ impl Answer {
     /// The key that the request names, if its peer may use it.
     pub(crate) fn key(&self) -> Option<&Key> {
         self.key.as_deref()
+    }
+
+    /// What goes on record with its outcome.
+    pub(crate) fn on_record(&mut self, draft: Draft) {
+        self.draft = Some(draft);
+    }
+
+    /// Makes sure of a place for the record, before anything private is done.
+    ///
+    /// # Errors
+    /// [`Refusal::AuditUnavailable`] when there is none.
+    pub(crate) fn reserve(&mut self) -> Result<(), Refusal> {
+        self.draft.as_mut().map_or(Ok(()), Draft::reserve)
     }
 
     /// Whether anybody waits.
@@ -89,6 +105,10 @@ impl Answer {
             Err(reason) => Err(*reason),
         };
         self.metrics.answered(self.asked, self.key.as_deref(), counted);
+        // On record before the answer leaves.
+        if let Some(draft) = self.draft.take() {
+            draft.settle(self.asked, self.key.as_deref(), &outcome);
+        }
         // Neither sending succeeds when the caller has gone, and then nobody misses it.
         match way {
             Way::Unary(call) => drop(call.send(outcome)),

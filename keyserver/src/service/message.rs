@@ -115,7 +115,9 @@ fn code(reason: Refusal) -> Code {
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
-        Refusal::QueueFull | Refusal::RateLimited | Refusal::TokenBusy => Code::ResourceExhausted,
+        Refusal::QueueFull | Refusal::RateLimited | Refusal::TokenBusy | Refusal::AuditUnavailable => {
+            Code::ResourceExhausted
+        }
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
         Refusal::Stopping | Refusal::NoLane | Refusal::TokenUnavailable => Code::Unavailable,

@@ -1,6 +1,7 @@
 //! The gRPC service: who asks, what for, and what is answered. No cryptography here.
 
 mod answer;
+mod draft;
 mod exchange;
 mod message;
 mod watch;
@@ -21,6 +22,7 @@ use tokio::sync::{oneshot, watch as changing};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::audit::Audit;
 use crate::authorize::{Authorizations, Rights};
 use crate::lease::{LeaseLimits, Leases};
 use crate::metrics::Metrics;
@@ -29,6 +31,7 @@ use crate::refusal::Refusal;
 use crate::schedule::{Lane, Scheduler};
 use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
 use answer::{Answer, Done};
+use draft::Draft;
 use exchange::Exchange;
 use watch::Watch;
 use work::Work;
@@ -42,6 +45,8 @@ pub struct Service {
     tickets: Option<changing::Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
     in_flight_per_stream: usize,
+    /// Told of every request.
+    audit: Audit,
 }
 
 /// The two moments of an end.
@@ -78,12 +83,23 @@ impl Service {
         let desk = Desk { scheduler, provider, leases, metrics, operation_timeout: limits.operation_timeout };
         let in_flight_per_stream = limits.in_flight_per_stream;
         let stopping = Stopping::default();
-        Self { desk: Arc::new(desk), authorizations, tickets: None, stopping, in_flight_per_stream }
+        let (desk, audit) = (Arc::new(desk), Audit::off());
+        Self { desk, authorizations, tickets: None, stopping, in_flight_per_stream, audit }
     }
 
     /// The same service, which also tells edges their ticket keys.
     pub fn with_tickets(self, tickets: changing::Receiver<Arc<Ratchet>>) -> Self {
         Self { tickets: Some(tickets), ..self }
+    }
+
+    /// The same service, which also tells `audit` of every request.
+    pub fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// What the service tells of every request.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// By which the service is told to stop.
@@ -105,7 +121,7 @@ impl Service {
 
     /// Does what one call asks for; it is answered with its own kind.
     async fn unary<T>(&self, request: Request<T>, asked: fn(T) -> Asked) -> Result<Done, Status> {
-        let mut peer = self.peer(&request)?;
+        let mut peer = self.peer(&request, UNARY)?;
         let (call, outcome) = oneshot::channel();
         let answer = Answer::unary(self.desk.metrics.clone(), call);
         self.desk.begin(&mut peer, Some(asked(request.into_inner())), 0, answer);
@@ -117,18 +133,26 @@ impl Service {
         })
     }
 
-    fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
+    /// Who calls, if it is known here. Streams are on record from their beginning, `called` so; unary calls by what they ask.
+    fn peer<T>(&self, request: &Request<T>, called: &'static str) -> Result<Peer, Status> {
         // Connections are only ever those of an acceptor that identifies its peers.
         let info = request.extensions().get::<PeerInfo>().ok_or_else(|| Status::from(Refusal::UnknownPeer))?;
-        let peer = Peer::new(info.identity.clone(), self.authorizations.clone());
+        let peer = Peer::new(info.identity.clone(), self.authorizations.clone(), self.audit.clone());
         if let Err(reason) = peer.rights {
             self.desk.metrics.unknown_peer();
+            Draft::call(&peer, called).refused(reason);
             tracing::info!(peer = %peer.identity, reason = reason.reason(), "call refused");
             return Err(reason.into());
+        }
+        if called != UNARY {
+            Draft::call(&peer, called).opened();
         }
         Ok(peer)
     }
 }
+
+/// How the record of a stranger's unary call names what it called.
+const UNARY: &str = "unary";
 
 #[tonic::async_trait]
 impl KeyServer for Service {
@@ -136,7 +160,7 @@ impl KeyServer for Service {
     type WatchStream = Watch;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Exchange>, Status> {
-        let peer = self.peer(&request)?;
+        let peer = self.peer(&request, "exchange")?;
         let requests = request.into_inner();
         let (stop, removal) = (self.stopping.end.clone(), peer.removal());
         let end = async move {
@@ -179,7 +203,7 @@ impl KeyServer for Service {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
-        let peer = self.peer(&request)?;
+        let peer = self.peer(&request, "watch")?;
         let takes_changes = request.get_ref().takes_changes;
         Ok(Response::new(Watch::new(peer, takes_changes, self.tickets.clone(), &self.stopping)))
     }
@@ -192,11 +216,12 @@ struct Peer {
     authorizations: changing::Receiver<Arc<Authorizations>>,
     /// Why it has none, when it has none.
     rights: Result<Arc<Rights>, Refusal>,
+    audit: Audit,
 }
 
 impl Peer {
-    fn new(identity: PeerIdentity, authorizations: changing::Receiver<Arc<Authorizations>>) -> Self {
-        let mut peer = Self { identity, authorizations, rights: Err(Refusal::UnknownPeer) };
+    fn new(identity: PeerIdentity, authorizations: changing::Receiver<Arc<Authorizations>>, audit: Audit) -> Self {
+        let mut peer = Self { identity, authorizations, rights: Err(Refusal::UnknownPeer), audit };
         peer.look_up();
         peer
     }
@@ -264,7 +289,9 @@ impl Desk {
     /// Takes a request of `peer`; what it comes to goes to `answer`, at once or later. `timeout_ms` is what the peer
     /// allows; 0 leaves it to the key server.
     fn begin(&self, peer: &mut Peer, asked: Option<Asked>, timeout_ms: u32, mut answer: Answer) {
-        match accept(peer, asked, &mut answer) {
+        answer.on_record(Draft::of(peer, asked.as_ref()));
+        let accepted = accept(peer, asked, &mut answer).and_then(|accepted| answer.reserve().map(|()| accepted));
+        match accepted {
             Ok((work, lane)) => self.scheduler.submit(Operation {
                 work,
                 peer: peer.clone(),

@@ -445,7 +445,7 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
         Arc::new([(EDGE_TWO.parse().unwrap(), rights)].into_iter().collect::<Authorizations>())
     };
     let authorizations = changing::Sender::new(table(&[1]));
-    let peer = Peer::new(EDGE_TWO.parse().unwrap(), authorizations.subscribe());
+    let peer = Peer::new(EDGE_TWO.parse().unwrap(), authorizations.subscribe(), Audit::off());
     let mut events = Watch::new(peer, false, None, &Stopping::default());
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
         Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),

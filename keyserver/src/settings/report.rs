@@ -28,6 +28,10 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "edge {}: {revoked}{}", edge.id, edge.rights())?;
         }
         self.tickets(f)?;
+        self.audit(f)?;
+        if let Some(warning) = self.0.channel.warning() {
+            writeln!(f, "warning: {warning}")?;
+        }
         for warning in &self.0.warnings {
             writeln!(f, "warning: {warning}")?;
         }
@@ -36,6 +40,16 @@ impl fmt::Display for Report<'_> {
 }
 
 impl Report<'_> {
+    fn audit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.audit {
+            Some(audit) => {
+                let (directory, key) = (audit.directory.display(), audit.signing_key.public());
+                writeln!(f, "audit: on, log in {directory}, signed with the key {key}")
+            }
+            None => writeln!(f, "audit: off, since there is no [audit]"),
+        }
+    }
+
     fn tickets(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(Tickets { state, ratchet }) = &self.0.tickets else {
             return writeln!(f, "tickets: off, since there is no [tickets]");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -16,12 +16,13 @@ use rustls::{CertificateError, PeerIncompatible};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use super::{InvalidPeerIdentity, PeerIdentity, ServerChannel};
+use super::{InvalidPeerIdentity, PeerIdentity, ServerChannel, Validity};
 use crate::share::{Share, Shares};
 
 /// Bounds on what peers that are not yet known, and those that are, may take up.
@@ -44,6 +45,7 @@ pub struct AcceptLimits {
 pub struct ChannelMetrics {
     connected: Gauge,
     refused: Family<Refusal, Counter>,
+    expired: Counter,
 }
 
 impl ChannelMetrics {
@@ -51,6 +53,13 @@ impl ChannelMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("channel_connections", "Connections of identified peers", self.connected.clone());
         registry.register("channel_refused", "Connections refused, by reason", self.refused.clone());
+        let expired = "Connections ended since the peer's certificate had expired";
+        registry.register("channel_expired", expired, self.expired.clone());
+    }
+
+    /// Connections ended since the peer's certificate had expired.
+    pub fn expired(&self) -> u64 {
+        self.expired.get()
     }
 
     /// Connections that stand.
@@ -188,7 +197,7 @@ impl Acceptor {
                 Err(cause) => {
                     if !is_peers(&cause) {
                         tracing::warn!(%cause, "accept failed");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        sleep(ACCEPT_PAUSE).await;
                     }
                     continue;
                 }
@@ -324,6 +333,7 @@ pub struct PeerInfo {
 #[derive(Debug)]
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
+    end: CertificateEnd,
     peer: PeerInfo,
     _guard: ConnectionGuard,
 }
@@ -336,14 +346,69 @@ impl Connected for PeerStream {
     }
 }
 
+/// The end of a peer's certificate, at which its connection ends too: whoever has stolen one must not live on in it.
+#[derive(Debug)]
+struct CertificateEnd {
+    /// `None` once it is over.
+    validity: Option<Validity>,
+    /// When the clock is looked at next. It may have been set, so that is often.
+    look: Pin<Box<Sleep>>,
+    expired: Counter,
+}
+
+/// How late the end of a certificate may be noticed where the clock was set.
+const LOOK: Duration = Duration::from_secs(30);
+
+impl CertificateEnd {
+    fn new(stream: &TlsStream<TcpStream>, expired: Counter) -> Self {
+        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let validity = leaf.and_then(Validity::of);
+        let remaining = validity.map_or(Duration::ZERO, |validity| validity.remaining(SystemTime::now()));
+        Self { validity, look: Box::pin(sleep(remaining.min(LOOK))), expired }
+    }
+
+    /// Whether the certificate is still good; the task is woken when that may have changed.
+    fn poll_is_good(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(validity) = self.validity {
+            if self.look.as_mut().poll(cx).is_pending() {
+                return true;
+            }
+            let remaining = validity.remaining(SystemTime::now());
+            if remaining.is_zero() {
+                self.validity = None;
+                self.expired.inc();
+                return false;
+            }
+            self.look.set(sleep(remaining.min(LOOK)));
+        }
+        false
+    }
+}
+
+impl PeerStream {
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let had_ended = self.end.validity.is_none();
+        if self.end.poll_is_good(cx) {
+            return Ok(());
+        }
+        if !had_ended {
+            let reason = RefusedPeer::ExpiredCertificate.reason();
+            tracing::info!(peer = %self.peer.identity, reason, "connection ended");
+        }
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the peer's certificate has expired"))
+    }
+}
+
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for PeerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -352,6 +417,7 @@ impl AsyncWrite for PeerStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -360,6 +426,7 @@ impl AsyncWrite for PeerStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -5,10 +5,12 @@
 
 mod accept;
 mod connect;
+mod expiry;
 mod identity;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
@@ -23,6 +25,7 @@ use crate::config::RelativePath;
 
 pub use accept::{AcceptLimits, Acceptor, ChannelMetrics, PeerInfo, PeerStream, RefusedPeer};
 pub use connect::{Connector, ConnectorError, HostPort, InvalidHostPort};
+pub use expiry::{EndsSoon, Expiry, Validity};
 pub use identity::{InvalidPeerIdentity, PeerIdentity};
 
 /// The `[channel]` table of a configuration: PEM files.
@@ -50,6 +53,7 @@ pub struct ChannelMaterial {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     identity: Result<PeerIdentity, InvalidPeerIdentity>,
+    validity: Option<Validity>,
 }
 
 impl ChannelMaterial {
@@ -68,9 +72,15 @@ impl ChannelMaterial {
             Some(leaf) => PeerIdentity::of_certificate(leaf),
             None => return Err(ChannelError::NoCertificate { file: certificate }),
         };
+        let validity = chain.first().and_then(Validity::of);
         let mismatch = |cause| ChannelError::Mismatch { certificate: certificate.clone(), private_key, cause };
         let (server, client) = configs(chain, key, roots).map_err(mismatch)?;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client), identity })
+        Ok(Self { server: Arc::new(server), client: Arc::new(client), identity, validity })
+    }
+
+    /// What to tell the operator when the certificate is to be renewed.
+    pub fn warning(&self) -> Option<EndsSoon> {
+        self.validity.and_then(|validity| validity.warning(SystemTime::now()))
     }
 
     /// Who this side is, as the other side will read it.
@@ -191,49 +201,67 @@ fn client_config(
 
 /// The accepting end of channels. Clones share the material.
 #[derive(Clone, Debug)]
-pub struct ServerChannel(Arc<ArcSwap<ServerConfig>>);
+pub struct ServerChannel {
+    config: Arc<ArcSwap<ServerConfig>>,
+    expiry: Expiry,
+}
 
 impl ServerChannel {
     /// An end that shows and trusts what `material` says.
     pub fn new(material: &ChannelMaterial) -> Self {
-        Self(Arc::new(ArcSwap::new(material.server.clone())))
+        Self { config: Arc::new(ArcSwap::new(material.server.clone())), expiry: Expiry::new(material.validity) }
     }
 
     /// Takes other material for every handshake that begins from here on.
     pub fn replace(&self, material: &ChannelMaterial) {
-        self.0.store(material.server.clone());
+        self.config.store(material.server.clone());
+        self.expiry.replace(material.validity);
+    }
+
+    /// How long this side's certificate is good.
+    pub fn expiry(&self) -> &Expiry {
+        &self.expiry
     }
 
     fn config(&self) -> Arc<ServerConfig> {
-        self.0.load_full()
+        self.config.load_full()
     }
 }
 
 /// The dialling end of channels. Clones share the material.
 #[derive(Clone, Debug)]
-pub struct ClientChannel(watch::Sender<Arc<ClientConfig>>);
+pub struct ClientChannel {
+    config: watch::Sender<Arc<ClientConfig>>,
+    expiry: Expiry,
+}
 
 impl ClientChannel {
     /// An end that shows and trusts what `material` says.
     pub fn new(material: &ChannelMaterial) -> Self {
-        Self(watch::Sender::new(material.client.clone()))
+        Self { config: watch::Sender::new(material.client.clone()), expiry: Expiry::new(material.validity) }
     }
 
     /// Takes other material for every handshake that begins from here on. The same again is no change.
     pub fn replace(&self, material: &ChannelMaterial) {
-        self.0.send_if_modified(|config| {
+        self.config.send_if_modified(|config| {
             let before = std::mem::replace(config, material.client.clone());
             !Arc::ptr_eq(&before, config)
         });
+        self.expiry.replace(material.validity);
     }
 
     /// The changes from here on.
     pub fn renewals(&self) -> Renewals {
-        Renewals(self.0.subscribe())
+        Renewals(self.config.subscribe())
+    }
+
+    /// How long this side's certificate is good.
+    pub fn expiry(&self) -> &Expiry {
+        &self.expiry
     }
 
     fn config(&self) -> Arc<ClientConfig> {
-        self.0.borrow().clone()
+        self.config.borrow().clone()
     }
 }
 

@@ -328,3 +328,30 @@ fn host_and_port_are_read() {
         assert_eq!(read(wrong), Err(InvalidHostPort), "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn a_connection_ends_with_its_peers_certificate() {
+    let authority = Authority::new();
+    let mut server = Server::start(&authority).await;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![uri(EDGE)];
+    params.not_after = (SystemTime::now() + std::time::Duration::from_secs(3)).into();
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &authority.0).unwrap().pem();
+    let material = load(&certificate, &key.serialize_pem(), &authority.0.pem()).unwrap();
+    assert!(material.warning().is_some());
+    let mut client = dial(server.connector(&material)).await.unwrap().into_inner();
+    let mut accepted = server.connections.next().await.unwrap().unwrap();
+    client.write_all(b"ping").await.unwrap();
+    let mut bytes = [0; 4];
+    accepted.read_exact(&mut bytes).await.unwrap();
+
+    let patience = std::time::Duration::from_secs(20);
+    let ended = tokio::time::timeout(patience, accepted.read_exact(&mut bytes)).await.unwrap().unwrap_err();
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted);
+    assert!(accepted.write_all(b"pong").await.is_err(), "for good");
+    assert_eq!(server.metrics.expired(), 1);
+    // Whoever comes later is refused by the handshake.
+    dial_in_vain(server.connector(&material)).await;
+    server.refuses(RefusedPeer::ExpiredCertificate).await;
+}

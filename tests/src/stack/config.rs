@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 
 use keystead_local::pki::{KEY_SERVER_NAME, edge_identity};
 
-use super::{Builder, token};
+use super::{Audit, Builder, token};
 
 /// Beside the key server's configuration.
 pub(super) const OCSP_FILE: &str = "ocsp.der";
 
 /// Beside the key server's configuration.
 pub(super) const TICKETS_FILE: &str = "tickets.toml";
+
+/// Beside the key server's configuration.
+pub(super) const AUDIT_DIRECTORY: &str = "audit";
 
 /// Beside each edge's configuration, where [`Builder::edge_file`] puts it.
 pub const CLIENT_AUTHORITIES: &str = "clients.pem";
@@ -198,6 +201,12 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
     }
     if stack.rotation_period.is_some() {
         text += &format!("[tickets]\nstate = {TICKETS_FILE:?}\n");
+    }
+    if stack.audit.is_some() {
+        text += &format!("[audit]\ndirectory = {AUDIT_DIRECTORY:?}\nsigning_key = \"audit.key\"\n");
+        if matches!(stack.audit, Some(Audit::Disk { .. })) {
+            text += "queue = 64\n";
+        }
     }
     let keys: Vec<_> = stack.keys.iter().map(|key| key.name()).collect();
     let groups = stack.ticket_groups.iter().map(|group| line("ticket_group", group)).chain(iter::repeat(String::new()));

@@ -67,6 +67,13 @@ pub struct Stack {
     directory: TempDir,
 }
 
+/// Where an audit log is.
+#[derive(Clone, Copy)]
+enum Audit {
+    Directory,
+    Disk { size: &'static str },
+}
+
 /// What a stack shall be like.
 pub struct Builder {
     keys: Vec<KeyType>,
@@ -82,6 +89,7 @@ pub struct Builder {
     keys_in_token: bool,
     rotation_period: Option<&'static str>,
     ticket_groups: Vec<&'static str>,
+    audit: Option<Audit>,
     sessions: Vec<String>,
     shares_sessions: bool,
     edge_files: Vec<(&'static str, String)>,
@@ -105,6 +113,7 @@ impl Stack {
             keys_in_token: false,
             rotation_period: None,
             ticket_groups: Vec::new(),
+            audit: None,
             sessions: Vec::new(),
             shares_sessions: false,
             edge_files: Vec::new(),
@@ -161,6 +170,24 @@ impl Stack {
     #[track_caller]
     pub fn edit(&self, file: &str, change: impl FnOnce(&str) -> String) {
         edit_file(&self.directory().join(file), change);
+    }
+
+    /// The directory of the key server's audit log.
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory().join("keyserver").join(config::AUDIT_DIRECTORY)
+    }
+
+    /// The output of `keystead-keyserver audit verify` of a log with the stack's key, and whether it found no fault.
+    ///
+    /// # Panics
+    /// When the program does not start.
+    pub fn verify_audit(&self, log: &Path, more: &[&str]) -> (bool, String) {
+        let mut command = programs::command("keystead-keyserver");
+        command.args(["audit", "verify", "--directory"]).arg(log);
+        command.arg("--public-key").arg(self.directory().join("keyserver/audit.pub")).args(more);
+        let output = command.output().expect("the program starts");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
     /// PEM file with the authority that clients trust.
@@ -248,6 +275,18 @@ impl Builder {
         self
     }
 
+    /// Has the key server keep an audit log, below its directory: see [`Stack::audit_log`].
+    pub fn audit(mut self) -> Self {
+        self.audit = Some(Audit::Directory);
+        self
+    }
+
+    /// As [`Self::audit`], on a disk of this size, such as `300k`, which the key server alone sees.
+    pub fn audit_on_disk(mut self, size: &'static str) -> Self {
+        self.audit = Some(Audit::Disk { size });
+        self
+    }
+
     /// A line of the edges' `[sessions]`: a number, or a duration.
     pub fn sessions(mut self, name: &str, value: &str) -> Self {
         self.sessions.push(config::line(name, value));
@@ -308,10 +347,18 @@ impl Builder {
             if let Some(response) = &self.ocsp_response {
                 fs::write(directory.path().join("keyserver").join(config::OCSP_FILE), response).expect("written");
             }
+            let audit = directory.path().join("keyserver").join(config::AUDIT_DIRECTORY);
+            if self.audit.is_some() {
+                fs::create_dir(&audit).expect("a directory");
+                make_signing_key(&directory.path().join("keyserver"));
+            }
             if let Some(period) = self.rotation_period {
                 make_ticket_secret(&directory.path().join("keyserver").join(config::TICKETS_FILE), period);
             }
-            let mut command = serve("keystead-keyserver", &file);
+            let mut command = match self.audit {
+                Some(Audit::Disk { size }) => serve_with_disk("keystead-keyserver", &file, (&audit, size)),
+                Some(Audit::Directory) | None => serve("keystead-keyserver", &file),
+            };
             if self.keys_in_token {
                 token::provide(directory.path(), &file, &self.keys);
                 token::show(&mut command, directory.path());
@@ -372,11 +419,29 @@ fn serve(program: &str, config: &Path) -> Command {
     command
 }
 
+/// With a file system of its own, in namespaces of its own, so that nobody has to be root.
+fn serve_with_disk(program: &str, config: &Path, (mounted, size): (&Path, &str)) -> Command {
+    const MOUNT: &str = r#"mount -t tmpfs -o "size=$1" tmpfs "$2" && shift 2 && exec "$@""#;
+    let mut command = programs::of_this_thread(Path::new("unshare"));
+    command.args(["--map-root-user", "--mount", "sh", "-c", MOUNT, "sh", size]).arg(mounted);
+    command.arg(programs::path(program)).args(["serve", "--config"]).arg(config);
+    command
+}
+
 fn make_ticket_secret(file: &Path, rotation_period: &str) {
     let mut command = programs::command("keystead-keyserver");
     command.args(["init", "--rotation-period", rotation_period, "--state"]).arg(file);
     let made = command.output().expect("the program starts");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// Makes audit.key and audit.pub.
+fn make_signing_key(directory: &Path) {
+    let mut command = programs::command("keystead-keyserver");
+    command.args(["audit", "init", "--signing-key"]).arg(directory.join("audit.key"));
+    let made = command.output().expect("the program starts");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fs::write(directory.join("audit.pub"), made.stdout).expect("written");
 }
 
 fn write(directory: &Path, file: &str, content: &str) -> PathBuf {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use keystead_keyserver::enrolment::authority::end_entity;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType,
+    CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    PublicKeyData, RsaKeySize, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -17,7 +18,6 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::authority::Authority;
 use super::files::{self, Owner};
 
-pub(super) const DAY: Duration = Duration::from_secs(86_400);
 const LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 /// A certificate with less than this to live is made anew.
 const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
@@ -58,19 +58,8 @@ impl Request {
     }
 
     fn parameters(&self) -> CertificateParams {
-        let mut parameters = CertificateParams::default();
-        parameters.distinguished_name = DistinguishedName::new();
-        if let Some(name) = self.names.first() {
-            parameters.distinguished_name.push(DnType::CommonName, text(name));
-        }
-        parameters.subject_alt_names.clone_from(&self.names);
-        parameters.is_ca = IsCa::ExplicitNoCa;
+        let mut parameters = end_entity(self.names.clone(), self.purpose.clone(), LIFETIME);
         parameters.key_usages = self.key_type.key_usages();
-        parameters.extended_key_usages = vec![self.purpose.clone()];
-        parameters.use_authority_key_identifier_extension = true;
-        let now = SystemTime::now();
-        parameters.not_before = (now - DAY).into();
-        parameters.not_after = (now + LIFETIME).into();
         parameters
     }
 
@@ -101,18 +90,23 @@ pub(super) fn provide(
         return Ok(None);
     }
     let key_pair = request.key_type.generate()?;
-    let signed = request.parameters().signed_by(&key_pair, issuer.issuer())?;
+    let signed = issuer.issuer().sign(&request.parameters(), &key_pair)?;
     files::write_private(&key, &key_pair.serialize_pem(), owner)?;
-    files::write_if_changed(&certificate, &signed.pem(), owner)?;
+    files::write_if_changed(&certificate, &signed, owner)?;
     Ok(Some(certificate))
 }
 
 /// Whether a certificate belongs to its key and will still be valid when the next chance to renew it has passed.
-pub(super) fn remains_valid(der: &CertificateDer<'_>, key: &KeyPair) -> bool {
+fn remains_valid(der: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    certificate.public_key().raw == key.subject_public_key_info() && outlives_renewal(der)
+}
+
+/// Whether a certificate will still be valid when the next chance to renew it has passed.
+pub(super) fn outlives_renewal(der: &CertificateDer<'_>) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
     let Ok(since_epoch) = (SystemTime::now() + RENEWAL).duration_since(SystemTime::UNIX_EPOCH) else { return false };
-    let outlives = certificate.validity().not_after.timestamp() > since_epoch.as_secs().cast_signed();
-    outlives && certificate.public_key().raw == key.subject_public_key_info()
+    certificate.validity().not_after.timestamp() > since_epoch.as_secs().cast_signed()
 }
 
 fn stands(certificate: &Path, key: &Path, request: &Request, issuer: &Authority) -> bool {

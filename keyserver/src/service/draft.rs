@@ -1,0 +1,116 @@
+//! The record of a request in the audit log, from the request to its outcome.
+
+use std::sync::Arc;
+
+use keystead_program::channel::PeerIdentity;
+use keystead_proto::v1::exchange_request::Operation as Asked;
+
+use super::Peer;
+use super::answer::{Done, Outcome};
+use crate::audit::Audit;
+use crate::audit::record::{Request, ServerName};
+use crate::audit::recorder::Place;
+use crate::key::Key;
+use crate::operation::Call;
+use crate::refusal::Refusal;
+
+/// The word for requests that were answered with what they asked for.
+const DONE: &str = "done";
+
+/// A record whose outcome is not known yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    audit: Audit,
+    peer: PeerIdentity,
+    called: &'static str,
+    server_name: Option<ServerName>,
+    /// That of the ServerHello in a request for a master secret: the edge's word, until the request was found right.
+    claimed_random: Option<[u8; 32]>,
+    place: Option<Place>,
+}
+
+impl Draft {
+    /// For a call as such.
+    pub(super) fn call(peer: &Peer, called: &'static str) -> Self {
+        let (audit, peer) = (peer.audit.clone(), peer.identity.clone());
+        Self { audit, peer, called, server_name: None, claimed_random: None, place: None }
+    }
+
+    /// For what is asked for.
+    pub(super) fn of(peer: &Peer, asked: Option<&Asked>) -> Self {
+        let draft = Self::call(peer, "none");
+        if !draft.audit.is_on() {
+            return draft;
+        }
+        match asked {
+            Some(Asked::SignServerKeyExchange(request)) => {
+                Self { server_name: ServerName::of(&request.server_name), ..draft }
+            }
+            Some(Asked::RecoverMasterSecret(request)) => Self {
+                server_name: ServerName::of(&request.server_name),
+                claimed_random: server_random(&request.handshake_messages),
+                ..draft
+            },
+            Some(Asked::LeaseRandoms(_)) | None => draft,
+        }
+    }
+
+    /// Makes sure of a place.
+    pub(super) fn reserve(&mut self) -> Result<(), Refusal> {
+        self.place = self.audit.reserve()?;
+        Ok(())
+    }
+
+    /// A stream was opened.
+    pub(super) fn opened(self) {
+        let request = self.request(DONE);
+        self.audit.note(request, None);
+    }
+
+    /// A call was refused as such.
+    pub(super) fn refused(self, reason: Refusal) {
+        let request = self.request(reason.reason());
+        self.audit.note(request, None);
+    }
+
+    /// A request has come to its end.
+    pub(super) fn settle(mut self, asked: Option<Call>, key: Option<&Key>, outcome: &Outcome) {
+        if !self.audit.is_on() {
+            return;
+        }
+        self.called = asked.map_or(self.called, Call::into);
+        let mut request = self.request(outcome.as_ref().map_or_else(|reason| reason.reason(), |_| DONE));
+        request.key = key.map(|key| Arc::clone(key.name()));
+        request.key_id = key.map(Key::key_id);
+        match outcome {
+            Ok(Done::Signed(signed)) => request.server_random = Some(signed.server_random),
+            Ok(Done::Recovered(_)) => request.server_random = self.claimed_random,
+            Ok(Done::Leased(leases)) => request.leased = Some(leases.len()),
+            Err(_) => return self.audit.note(request, self.place),
+        }
+        self.audit.done(request, self.place);
+    }
+
+    fn request(&self, outcome: &'static str) -> Request {
+        Request {
+            peer: self.peer.clone(),
+            operation: self.called,
+            key: None,
+            key_id: None,
+            server_name: self.server_name.clone(),
+            server_random: None,
+            leased: None,
+            outcome,
+        }
+    }
+}
+
+/// ServerHello.random in handshake messages that begin with ClientHello and ServerHello.
+fn server_random(messages: &[u8]) -> Option<[u8; 32]> {
+    let (client_hello, _) = messages.split_first_chunk::<4>()?;
+    let [_, high, middle, low] = *client_hello;
+    let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+    // Type, length and version come before the random.
+    let random = messages.get(4 + length..)?.get(6..)?.first_chunk()?;
+    Some(*random)
+}
