@@ -144,7 +144,8 @@ impl Listener {
             handover::join(&self.socket)?;
         }
         let socket = TcpListener::from_std(self.socket.into())?;
-        let reception = Reception { socket, address: self.address, proxies: self.proxies, connections, places, tracker };
+        let reception =
+            Reception { socket, address: self.address, proxies: self.proxies, connections, places, tracker };
         tokio::select! {
             () = stop.cancelled() => {}
             () = reception.accept_all() => {}

@@ -87,7 +87,13 @@ impl Rights {
     /// `grants`, without bounds on them together.
     pub fn new(grants: impl IntoIterator<Item = Grant>, ticket_group: TicketGroup) -> Self {
         let grants = grants.into_iter().collect();
-        Self { grants, ticket_group, superseded: HashMap::new(), budget: Budget::default(), not_after: NotAfter::default() }
+        Self {
+            grants,
+            ticket_group,
+            superseded: HashMap::new(),
+            budget: Budget::default(),
+            not_after: NotAfter::default(),
+        }
     }
 
     /// The same, within these bounds on all of them together.

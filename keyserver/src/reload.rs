@@ -87,8 +87,18 @@ impl Reload {
     }
 
     fn apply(&mut self, settings: Settings, cause: &Occasion) {
-        let Settings { files, config, channel, keys, tokens, authorizations, superseded, warnings, tickets: _ } =
-            settings;
+        let Settings {
+            files,
+            config,
+            channel,
+            keys,
+            tokens,
+            authorizations,
+            superseded,
+            warnings,
+            tickets: _,
+            audit: _,
+        } = settings;
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }

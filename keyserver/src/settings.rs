@@ -354,7 +354,15 @@ fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning
     let in_token = keys.iter().filter(|key| key.protected().is_none() && key.identity().allows_key_transport());
     let in_token = in_token.map(|key| Warning::TokenKeyTransport(key.name().clone()));
     let bounded = rights_over(&config.edge);
-    readable.chain(plain).chain(outside).chain(unused).chain(transporting).chain(in_token).chain(bounded).chain(audit).collect()
+    readable
+        .chain(plain)
+        .chain(outside)
+        .chain(unused)
+        .chain(transporting)
+        .chain(in_token)
+        .chain(bounded)
+        .chain(audit)
+        .collect()
 }
 
 fn rights_over(edges: &[EdgeConfig]) -> impl Iterator<Item = Warning> {

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 use super::chain::{Hash, hex, hex_into};
-use crate::ticket_keys::whole_file;
+use crate::private_file;
 
 /// What a signature of a checkpoint is over.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ impl SigningKey {
     pub fn create(file: &Path) -> Result<String, SigningKeyError> {
         let made = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|_| SigningKeyError::NoRandomness)?;
         let pem = zeroize::Zeroizing::new(made.serialize_pem());
-        whole_file::create(file, pem.as_bytes()).map_err(|cause| {
+        private_file::create(file, pem.as_bytes()).map_err(|cause| {
             let (file, exists) = (file.to_owned(), cause.kind() == io::ErrorKind::AlreadyExists);
             if exists { SigningKeyError::Exists { file } } else { SigningKeyError::Unwritable { file, cause } }
         })?;

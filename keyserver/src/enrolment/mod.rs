@@ -23,7 +23,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-use crate::ticket_keys::whole_file;
+use crate::private_file;
 
 const AUTHORITY: &str = "channel-ca.pem";
 const AUTHORITY_KEY: &str = "channel-ca.key";
@@ -120,7 +120,7 @@ fn refuse_existing(file: &Path) -> Result<(), EnrolmentError> {
 }
 
 fn create_private(file: &Path, pem: &str) -> Result<(), EnrolmentError> {
-    whole_file::create(file, pem.as_bytes()).map_err(|cause| {
+    private_file::create(file, pem.as_bytes()).map_err(|cause| {
         let (file, exists) = (file.to_owned(), cause.kind() == io::ErrorKind::AlreadyExists);
         if exists { EnrolmentError::Exists { file } } else { EnrolmentError::Unwritable { file, cause } }
     })

@@ -163,10 +163,8 @@ pub(crate) fn identity_changes(
     now: UnixTime,
 ) -> Option<v1::WatchEvent> {
     let is_gone = |told: &&Told| after.get(told.key.name()).is_none_or(|now| now.key.key_id() != told.key.key_id());
-    let removed = |told: &Told| v1::RemovedIdentity {
-        name: told.key.name().to_string(),
-        key_id: told.key.key_id().0.to_vec(),
-    };
+    let removed =
+        |told: &Told| v1::RemovedIdentity { name: told.key.name().to_string(), key_id: told.key.key_id().0.to_vec() };
     let is_told = |grant: &&Grant| {
         let name = grant.key().name();
         before.get(name).zip(after.get(name)).is_some_and(|(before, after)| before.is_the_same(after))

@@ -319,7 +319,7 @@ async fn a_request_whose_time_is_over_is_refused() {
     let leases = Arc::new(Leases::new(LeaseLimits { per_call: 1, outstanding: 1 }, &mut rand::rng()));
     let (lane, deadline) = (Lane::of(CostClass::Light), Instant::now());
     let scheduler = Scheduler::start(&[LaneConfig::of(CostClass::Light, 1, 1)], &metrics);
-    let peer = Peer::new(EDGE_ONE.parse().unwrap(), running.authorizations.subscribe());
+    let peer = Peer::new(EDGE_ONE.parse().unwrap(), running.authorizations.subscribe(), Audit::off());
     scheduler.unwrap().submit(Operation { work, peer, lane, leases, provider: FAST, deadline, answer });
     assert_eq!(outcome.await.unwrap().err(), Some(Refusal::DeadlineExceeded));
     assert_eq!(

@@ -303,9 +303,9 @@ fn a_loaded_configuration_goes_on_from_what_was_left_of_a_rate_that_stays() {
 #[test]
 fn what_no_file_has_changed_of_is_not_loaded_again() {
     let files = files();
-    let Settings { files: read, config, channel, keys, .. } = files.settings(TWO_KEYS).unwrap();
+    let Settings { files: read, config, channel, keys, tokens, .. } = files.settings(TWO_KEYS).unwrap();
     let path = read.configuration().to_owned();
-    let running = Running { files: read, config, channel, keys };
+    let running = Running { files: read, config, channel, keys, tokens };
     let reload = || Settings::reload(&mut Snapshot::of(&path), &running);
 
     let same = reload().unwrap();

@@ -255,7 +255,8 @@ impl Acceptor {
             return None;
         };
         let guard = ConnectionGuard::new(self.metrics.connected.clone(), taken.connection, of_peer);
-        Some(PeerStream { stream, peer: PeerInfo { identity, address }, _guard: guard })
+        let end = CertificateEnd::new(&stream, self.metrics.expired.clone());
+        Some(PeerStream { stream, end, peer: PeerInfo { identity, address }, _guard: guard })
     }
 
     fn refuse(&self, address: SocketAddr, reason: RefusedPeer, detail: &(impl std::fmt::Display + ?Sized)) {

@@ -196,7 +196,7 @@ async fn told(events: &mut Streaming<v1::WatchEvent>, wanted: impl Fn(&[v1::Iden
 async fn an_edge_is_told_what_its_policy_allows() {
     let entry = r#"{ name = "rsa", operations = ["sign_server_key_exchange"], schemes = ["rsa_pkcs1_sha256"] }"#;
     let running = start(entry, "").await;
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let identities = told(&mut events, |told| told.len() == 2).await;
     let schemes = |identity: &v1::Identity| identity.signature_schemes.clone();
     assert_eq!(schemes(&identities[0]), [u32::from(SignatureScheme::ECDSA_SECP256R1_SHA256.0)]);
@@ -216,7 +216,7 @@ fn in_time(span: Duration) -> String {
 async fn a_key_is_withdrawn_when_its_time_is_over() {
     let end = in_time(Duration::from_secs(3));
     let running = start(&format!("{{ name = \"rsa\", not_after = \"{end}\" }}"), "").await;
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     told(&mut events, |told| told.len() == 2).await;
     let mut stream = running.exchange(EDGE_ONE).await;
     stream.send(1, running.rsa()).await;
@@ -238,7 +238,7 @@ async fn a_key_is_withdrawn_when_its_time_is_over() {
 async fn an_edge_is_sent_away_when_its_time_is_over_and_its_leases_die() {
     let end = in_time(Duration::from_secs(3));
     let running = start(r#""rsa""#, &format!("not_after = \"{end}\"")).await;
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     told(&mut events, |told| told.len() == 2).await;
     let mut stream = running.exchange(EDGE_ONE).await;
     let request = running.recovery(&running.leased().await.unwrap());
@@ -322,7 +322,7 @@ async fn what_is_queued_for_what_is_forbidden_since_is_not_done() {
 #[tokio::test]
 async fn a_key_taken_from_an_edges_list_is_refused_for_the_next_request() {
     let running = start(r#""rsa""#, "").await;
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let mut stream = running.exchange(EDGE_ONE).await;
     let request = running.recovery(&running.leased().await.unwrap());
     running.load(&configuration(r#""rsa""#, "").replacen(r#"keys = ["ec", "rsa"]"#, r#"keys = ["ec"]"#, 1));
@@ -343,7 +343,7 @@ async fn loading_the_configuration_again_fills_up_no_rate() {
         stream.send(0, running.rsa()).await;
         assert!(matches!(stream.receive().await, (0, Reply::SignServerKeyExchange(_))));
     }
-    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = running.client(EDGE_ONE).watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     told(&mut events, |told| told.len() == 2).await;
     running.load(&format!("{}\n# loaded again", configuration(entry, "")));
     told(&mut events, |told| told.len() == 2).await;
