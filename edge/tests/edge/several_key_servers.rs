@@ -152,6 +152,19 @@ async fn a_request_that_is_refused_for_what_it_is_is_asked_once() {
 }
 
 #[tokio::test]
+async fn key_servers_are_not_blamed_for_clients_that_leave_them_no_time() {
+    let mut options = Options { key_server_lines: "hedge = false", ..options(2) };
+    options.limits.handshake_timeout = Duration::from_millis(300);
+    let stack = Stack::start(options).await;
+    stack.key_servers.iter().for_each(|key_server| key_server.conduct(Conduct::Ignore));
+    for client in join_all((0..12).map(|_| stack.try_connect())).await {
+        client.unwrap_err();
+    }
+    assert!(stack.metrics().contains("key_server_failures_total{reason=\"no_answer\"}"));
+    assert_eq!(stack.telemetry.tries.ejections.get() + stack.telemetry.tries.breaker_trips.get(), 0);
+}
+
+#[tokio::test]
 async fn wrong_signatures_of_one_key_server_eject_it_and_fail_no_handshake() {
     let stack = Stack::start(options(2)).await;
     stack.key_servers[0].conduct(Conduct::SignWrongly(usize::MAX));
