@@ -132,11 +132,11 @@ async fn a_key_that_fails_at_one_key_server_is_asked_for_elsewhere_and_other_key
     }
     let probes = usize::try_from(began.elapsed().as_millis() / 500).unwrap();
     assert!(stack.key_servers[0].asked_for_slow.load(Ordering::SeqCst) - before <= probes + 1);
-    let before = asked(&stack.key_servers[0]);
-    for _ in 0..40 {
+    let (before, until) = (asked(&stack.key_servers[0]), Instant::now() + Duration::from_secs(20));
+    while asked(&stack.key_servers[0]) - before < 6 {
+        assert!(Instant::now() < until, "its other key does not go on");
         stack.try_connect_to(SERVER_NAME).await.unwrap();
     }
-    assert!(asked(&stack.key_servers[0]) - before > 5, "its other key goes on");
     assert!(stack.metrics().contains("key_server_try_failures_total{server=\"127.0.0.1:"));
 }
 
