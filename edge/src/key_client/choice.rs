@@ -161,11 +161,13 @@ struct Pair<L> {
     two: Option<(L, View)>,
     /// Peers of this class that were seen.
     peers: usize,
+    /// The slot of the last of them.
+    last: Option<usize>,
 }
 
 impl<L> Default for Pair<L> {
     fn default() -> Self {
-        Self { class: None, one: None, two: None, peers: 0 }
+        Self { class: None, one: None, two: None, peers: 0, last: None }
     }
 }
 
@@ -194,7 +196,10 @@ impl<L> Pair<L> {
                 }
             }
         }
-        // Connections to one peer follow one another.
+        // Connections to one peer follow one another: it was drawn for already, and lost.
+        if self.last.replace(view.slot) == Some(view.slot) {
+            return;
+        }
         self.peers += 1;
         match rand::random_range(0..self.peers) {
             0 => self.one = Some((link, view)),
