@@ -228,7 +228,7 @@ mod tests {
         assert!(Handover::begin(&first, address).await.unwrap().is_none());
         let second = listen(address);
 
-        let mut leaving = Handover::begin(&first, address).await.unwrap().unwrap();
+        let leaving = Handover::begin(&first, address).await.unwrap().unwrap();
         assert_eq!(leaving.spread, Spread::To(1));
         let (_, peer) = second.accept().unwrap();
         assert!(is_same(peer, leaving.probe.as_ref().unwrap().local_addr().unwrap()));
