@@ -10,8 +10,8 @@
 //! ask for the place of its own socket. So it connects to itself: where that arrives here, this socket is the last, and the
 //! program picks one of those before it at random.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -144,8 +144,8 @@ fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
 /// Sockets that listen on `address`. Where the kernel does not tell, two: the probe finds out whether that was wrong.
 fn listening(address: SocketAddr) -> u32 {
     let table = if address.is_ipv4() { "/proc/self/net/tcp" } else { "/proc/self/net/tcp6" };
-    match fs::read_to_string(table) {
-        Ok(table) => count(&table, address),
+    match File::open(table).and_then(|table| count(BufReader::new(table), address)) {
+        Ok(sockets) => sockets,
         Err(cause) => {
             tracing::debug!(table, %cause, "sockets of the address not counted");
             2
@@ -156,13 +156,20 @@ fn listening(address: SocketAddr) -> u32 {
 /// The state of a socket that listens (`TCP_LISTEN`), as the kernel's table has it.
 const LISTEN: &str = "0A";
 
-fn count(table: &str, address: SocketAddr) -> u32 {
+/// Reads no further than sockets that listen, which come first: to find all others takes the kernel seconds on a busy host.
+fn count(table: impl BufRead, address: SocketAddr) -> io::Result<u32> {
     let address = words(address);
-    let listens = |line: &&str| {
+    let mut sockets = 0;
+    for line in table.lines().skip(1) {
+        let line = line?;
         let mut fields = line.split_ascii_whitespace().skip(1);
-        fields.next() == Some(&address) && fields.nth(1) == Some(LISTEN)
-    };
-    u32::try_from(table.lines().filter(listens).count()).unwrap_or(u32::MAX)
+        let (local, state) = (fields.next(), fields.nth(1));
+        if state != Some(LISTEN) {
+            break;
+        }
+        sockets += u32::from(local == Some(&address));
+    }
+    Ok(sockets)
 }
 
 /// The address as the kernel's table has it: words of the machine's order in hexadecimal.

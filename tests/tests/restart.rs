@@ -130,7 +130,7 @@ impl Activated {
         Self(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
     }
 
-    fn stop(mut self) {
+    fn stop(&mut self) {
         let pid = Pid::from_raw(self.0.id().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         wait_until("the edge has drained", || self.0.try_wait().unwrap().is_some());
@@ -166,16 +166,17 @@ fn a_socket_that_is_handed_over_outlives_restarts_under_load() {
         // Those that come now wait for the next one.
         edge = Activated::start(&stack, &socket);
         load.go_on_for(50);
-        edge.stop();
-        edge = Activated::start(&stack, &socket);
     });
+    edge.stop();
     let log = fs::read_to_string(stack.directory().join("activated.log")).unwrap();
     assert!(log.contains("listening socket inherited"), "{log}");
 }
 
 #[test]
 fn a_socket_that_no_listener_wants_keeps_the_edge_from_starting() {
-    let stack = Stack::start();
+    let mut stack = Stack::start();
+    stack.edge().process.signal(Signal::TERM);
+    assert_eq!(stack.edge_mut().process.wait().code(), Some(0));
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut edge = Activated::start(&stack, &other);
     wait_until("it has ended", || edge.0.try_wait().unwrap().is_some());

@@ -4,6 +4,7 @@ use super::*;
 use std::fs;
 use std::io;
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 
 use nix::errno::Errno;
@@ -79,14 +80,25 @@ fn files_that_are_replaced_by_links_can_be_read() {
     let file = directory.path().join("ca.pem");
     std::os::unix::fs::symlink("..data/ca.pem", &file).unwrap();
     fs::write(&config, format!("[channel]\nlist = [{{ trust_roots = {file:?} }}]")).unwrap();
-    in_sandbox(&Paths::named_by(&config), || {
-        assert_eq!(fs::read_to_string(&file).unwrap(), "one");
-        assert!(denied(fs::write(&file, "")));
+    let (ask, asked) = mpsc::channel();
+    let (turn, turned) = mpsc::channel();
+    thread::scope(|scope| {
+        // Outside of the sandbox, as whoever replaces files is.
+        scope.spawn(|| {
+            asked.into_iter().for_each(|()| {
+                version("..2", "two");
+                point_at("..2");
+                turn.send(()).unwrap();
+            });
+        });
+        in_sandbox(&Paths::named_by(&config), move || {
+            assert_eq!(fs::read_to_string(&file).unwrap(), "one");
+            ask.send(()).unwrap();
+            turned.recv().unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "two");
+            assert!(denied(fs::write(&file, "")));
+        });
     });
-    let paths = Paths::named_by(&config);
-    version("..2", "two");
-    point_at("..2");
-    in_sandbox(&paths, || assert_eq!(fs::read_to_string(&file).unwrap(), "two"));
 }
 
 #[test]
