@@ -264,7 +264,8 @@ async fn an_edge_is_sent_away_when_its_time_is_over_and_its_leases_die() {
 
 /// What is queued while `change` comes is refused with this reason, whatever it asks for.
 async fn queued_is_refused(change: impl Fn(&Running, Grant) -> Authorizations, reason: Refusal) {
-    let running = start(r#""rsa""#, "").await;
+    let config = configuration(r#""rsa""#, "").replace("[limits]", "[limits]\nsigning_threads = 1");
+    let running = Running::configured(&config).await;
     let files = Files::new();
     files.add_key("stuck", Kind::P256);
     let (stuck, entered, hold) = Stuck::new();
@@ -276,14 +277,11 @@ async fn queued_is_refused(change: impl Fn(&Running, Grant) -> Authorizations, r
     let ec = Grant::whole(running.keys[EC].clone());
     running.authorizations.send(Arc::new(table(vec![light.clone(), ec]))).unwrap();
 
-    let threads = std::thread::available_parallelism().unwrap().get();
     let stream = running.exchange(EDGE_ONE).await;
-    for _ in 0..threads {
-        stream.send(0, v1::SignServerKeyExchangeRequest { key_id: stuck_id.clone(), ..running.ec() }).await;
-    }
-    until("a thread is busy", || entered.load(std::sync::atomic::Ordering::SeqCst)).await;
+    stream.send(0, v1::SignServerKeyExchangeRequest { key_id: stuck_id, ..running.ec() }).await;
+    until("the thread is busy", || entered.load(std::sync::atomic::Ordering::SeqCst)).await;
     stream.send(1, running.ec()).await;
-    until("the request waits", || running.metrics.lane(&"light".into()).queued.get() >= 1).await;
+    until("the request waits", || running.metrics.lane(&"light".into()).queued.get() == 1).await;
     running.authorizations.send(Arc::new(change(&running, light))).unwrap();
     drop(hold);
     // A removed edge waits for nothing any more, since its stream has ended.
