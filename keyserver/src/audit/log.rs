@@ -182,12 +182,17 @@ impl Log {
         Ok(())
     }
 
+    /// Whether the file is long enough for another to follow.
+    pub fn is_full(&self) -> bool {
+        self.length >= self.rotate_bytes
+    }
+
     /// Goes on in another file, if this one is long enough. To be called again after an error.
     ///
     /// # Errors
     /// The system's.
     pub fn rotate(&mut self) -> io::Result<bool> {
-        if self.length < self.rotate_bytes {
+        if !self.is_full() {
             return Ok(false);
         }
         let now = SystemTime::now();

@@ -81,14 +81,18 @@ impl Writer {
 
     /// Appends `first` and what came with it.
     fn take(&mut self, first: Entry) {
-        let told = self.told.clone();
-        for entry in std::iter::once(first).chain(told.try_iter().take(MOST_BATCH)) {
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(entry) = next {
             if matches!(entry.event, Event::Stopped {}) {
                 self.close();
-                continue;
+            } else {
+                self.append(entry.time, &entry.event);
+                self.places.extend(entry.place);
             }
-            self.append(entry.time, &entry.event);
-            self.places.extend(entry.place);
+            taken += 1;
+            let may_take = taken < MOST_BATCH && !self.log.is_full();
+            next = if may_take { self.told.try_recv().ok() } else { None };
         }
     }
 
