@@ -81,7 +81,7 @@ impl Server {
     /// [`StartError`] when an address cannot be taken or a thread cannot be started.
     pub async fn bind(settings: Settings) -> Result<Self, StartError> {
         let capacity = settings.capacity();
-        let Settings { files, config, channel, keys, authorizations, tickets, warnings } = settings;
+        let Settings { files, config, channel, keys, authorizations, tickets, warnings, superseded: _ } = settings;
         let Addresses { listener, address, endpoint } = Addresses::take(&config).await?;
         let (metrics, channel_metrics) = (Arc::new(Metrics::default()), ChannelMetrics::default());
         let mut registry = Registry::with_prefix("keystead_keyserver");
