@@ -126,7 +126,7 @@ pub(crate) fn identity_changes(before: &AllowedKeys, after: &AllowedKeys) -> Opt
         changed: after.iter().filter(|key| !is_told(key)).map(identity).collect(),
     };
     let is_none = changes.removed.is_empty() && changes.changed.is_empty();
-    (!is_none).then(|| v1::WatchEvent { event: Some(v1::watch_event::Event::IdentityChanges(changes)) })
+    (!is_none).then_some(v1::WatchEvent { event: Some(v1::watch_event::Event::IdentityChanges(changes)) })
 }
 
 fn identity(key: &Key) -> v1::Identity {
