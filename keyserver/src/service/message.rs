@@ -174,7 +174,7 @@ pub(crate) fn identity_changes(
         changed: rights.grants(now).filter(|grant| !is_told(grant)).map(identity).collect(),
     };
     let is_none = changes.removed.is_empty() && changes.changed.is_empty();
-    (!is_none).then(|| v1::WatchEvent { event: Some(v1::watch_event::Event::IdentityChanges(changes)) })
+    (!is_none).then_some(v1::WatchEvent { event: Some(v1::watch_event::Event::IdentityChanges(changes)) })
 }
 
 fn identity(grant: &Grant) -> v1::Identity {
