@@ -108,14 +108,20 @@ impl World {
     /// Kills a key server.
     pub(super) fn kill_key_server(&mut self, index: usize) -> Result<()> {
         let process = &mut self.key_servers.get_mut(index).context("no such key server")?.process;
-        self.kills.push(Kill::by(None, || Ok::<_, anyhow::Error>(process.kill()))?);
+        self.kills.push(Kill::by(None, || {
+            process.kill();
+            anyhow::Ok(())
+        })?);
         Ok(())
     }
 
     /// Kills an edge.
     pub(super) fn kill_edge(&mut self, index: usize) -> Result<()> {
         let process = &mut self.edges.get_mut(index).context("no such edge")?.process;
-        self.kills.push(Kill::by(Some(index), || Ok::<_, anyhow::Error>(process.kill()))?);
+        self.kills.push(Kill::by(Some(index), || {
+            process.kill();
+            anyhow::Ok(())
+        })?);
         Ok(())
     }
 
