@@ -146,7 +146,9 @@ impl Settings {
     pub fn paths(&self) -> Paths {
         let directory = config::directory(self.files.configuration());
         let state = self.tickets.as_ref().map(|tickets| config::directory(&tickets.state).to_owned());
-        let named = Paths { write: state.into_iter().collect(), ..Paths::named_by(self.files.configuration()) };
+        let audit = self.config.audit.as_ref().map(|audit| audit.directory.under(directory));
+        let written = state.into_iter().chain(audit).collect();
+        let named = Paths { write: written, ..Paths::named_by(self.files.configuration()) };
         self.config.process.paths(directory, named)
     }
 

@@ -243,6 +243,7 @@ fn what_a_person_should_look_at_is_a_warning() {
         Warning::WorldReadable(files.path().join("ec.key")),
         Warning::PlainPrivateKeys("rsa, ec".to_owned()),
         Warning::UnusedKey("ec".into()),
+        Warning::NoAudit,
     ];
     assert_eq!(settings.warnings, expected);
 }

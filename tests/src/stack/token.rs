@@ -13,7 +13,10 @@ const PIN: &str = "24681357";
 
 /// The `[[token]]` of a key server's configuration.
 pub(super) fn table() -> String {
-    format!("[[token]]\nname = \"hsm\"\nmodule = {MODULE:?}\nlabel = \"keystead\"\npin = {{ file = \"pin\" }}\n")
+    format!(
+        "[process]\nread_paths = [\"../softhsm2.conf\"]\nwrite_paths = [\"../tokens\"]\n\
+         [[token]]\nname = \"hsm\"\nmodule = {MODULE:?}\nlabel = \"keystead\"\npin = {{ file = \"pin\" }}\n"
+    )
 }
 
 /// The `private_key` of a key in the token.
