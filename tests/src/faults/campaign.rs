@@ -214,14 +214,14 @@ const FAILURES: &str = "keystead_edge_handshake_failures_total{";
 
 /// How much each reason of failed handshakes has grown.
 fn failures_since(before: &[(u64, String)], after: &[(u64, String)]) -> BTreeMap<String, i64> {
-    let mut grown = BTreeMap::new();
+    let mut grown = BTreeMap::<String, i64>::new();
     for (instance, text) in after {
-        for (reason, count) in failures(text) {
-            *grown.entry(reason).or_default() += count;
-        }
         let same = before.iter().find(|(earlier, _)| earlier == instance);
-        for (reason, count) in same.iter().flat_map(|(_, text)| failures(text)) {
-            *grown.entry(reason).or_default() -= count;
+        let earlier: BTreeMap<_, _> = same.iter().flat_map(|(_, text)| failures(text)).collect();
+        for (reason, count) in failures(text) {
+            // A counter that is lower has begun anew.
+            let before = earlier.get(&reason).copied().filter(|before| *before <= count).unwrap_or(0);
+            *grown.entry(reason).or_default() += count - before;
         }
     }
     grown.retain(|_, count| *count != 0);
