@@ -16,11 +16,19 @@ use keystead_tls::crypto::FAST;
 use keystead_tls::{NamedGroup, SignatureScheme};
 use tonic::Code;
 
+const EDGE_TWO: &str = "spiffe://keystead.local/edge/two";
+
 /// A key server with an RSA and a P-256 key, and edge one, which may use both and serves clients. Edge two may use the
-/// P-256 key alone, and is hostile.
+/// P-256 key alone, for signatures and one name, and is hostile.
 fn start() -> (Stack, HostileEdge) {
-    let stack = Stack::builder().keys(&[KeyType::Rsa2048, KeyType::P256]).key_transport().start();
-    let entry = "[[edge]]\nid = \"spiffe://keystead.local/edge/two\"\nkeys = [\"p256\"]\n";
+    start_with("")
+}
+
+/// As [`start`], with further lines about edge two.
+fn start_with(lines: &str) -> (Stack, HostileEdge) {
+    let stack = Stack::builder().keys(&[KeyType::Rsa2048, KeyType::P256]).key_transport().audit().start();
+    let grant = "{ name = \"p256\", operations = [\"sign_server_key_exchange\"], server_names = [\"localhost\"] }";
+    let entry = format!("[[edge]]\nid = {EDGE_TWO:?}\nkeys = [{grant}]\n{lines}\n");
     stack.edit("keyserver/keyserver.toml", |text| format!("{text}{entry}"));
     let edge = HostileEdge::new(&stack, "two");
     wait_until("the key server knows edge two", || edge.is_known());
@@ -32,6 +40,24 @@ fn start() -> (Stack, HostileEdge) {
 fn nobody_suffers(stack: &Stack, edge: &HostileEdge) {
     assert!(is_served(stack.edge()));
     edge.sign(honest(KeyType::P256)).unwrap();
+}
+
+/// How many requests of edge two are on record with this outcome, those told of in a sum included.
+fn on_record(stack: &Stack, outcome: &str) -> u64 {
+    let mut files: Vec<_> = fs::read_dir(stack.audit_log()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
+    let texts: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let records = texts.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let of_two = records.filter(|record| record["peer"] == EDGE_TWO && record["outcome"] == outcome);
+    of_two.map(|record| record["count"].as_u64().unwrap_or(1)).sum()
+}
+
+/// Each of `count` attempts that were refused for `outcome` is in the audit log, which verifies.
+#[track_caller]
+fn is_on_record(stack: &Stack, outcome: &str, count: usize) {
+    wait_until(&format!("{count} times {outcome} are on record"), || on_record(stack, outcome) >= count as u64);
+    let (is_good, said) = stack.verify_audit(&stack.audit_log(), &[]);
+    assert!(is_good, "{said}");
 }
 
 fn public(group: NamedGroup) -> Vec<u8> {
@@ -61,6 +87,7 @@ fn nothing_that_the_edge_chose_is_signed() {
         assert!(!randoms.contains(&reply.server_random), "a random came twice");
         randoms.push(reply.server_random);
     }
+    is_on_record(&stack, "done", 64);
     nobody_suffers(&stack, &edge);
 }
 
@@ -75,7 +102,11 @@ fn a_key_of_others_is_as_unknown_as_one_that_is_not_there() {
     // The foreign key is for RSA key transport, which this edge has no key for.
     assert_eq!(edge.lease(1).unwrap_err().code(), Code::PermissionDenied);
     let key_id = identity(KeyType::Rsa2048).public_key().key_id().0.to_vec();
-    for key_id in [key_id, vec![9; 32], honest(KeyType::P256).key_id] {
+    for (key_id, outcome) in [
+        (key_id, "key_not_allowed"),
+        (vec![9; 32], "key_not_allowed"),
+        (honest(KeyType::P256).key_id, "key_transport_not_allowed"),
+    ] {
         let request = v1::RecoverMasterSecretRequest {
             key_id,
             lease: vec![1; 32],
@@ -83,8 +114,11 @@ fn a_key_of_others_is_as_unknown_as_one_that_is_not_there() {
             finished_record: vec![3; 45],
             server_name: "localhost".to_owned(),
         };
+        let before = on_record(&stack, outcome);
         assert_eq!(edge.recover(request).unwrap_err().code(), Code::PermissionDenied);
+        wait_until(outcome, || on_record(&stack, outcome) > before);
     }
+    is_on_record(&stack, "key_not_allowed", 4);
     nobody_suffers(&stack, &edge);
 }
 
@@ -137,6 +171,10 @@ fn digests_points_and_schemes_of_its_own_are_refused() {
         let refused = edge.sign(request).expect_err(what);
         assert_eq!(refused.code(), Code::InvalidArgument, "{what}: {refused}");
     }
+    is_on_record(&stack, "scheme_not_allowed", 4);
+    is_on_record(&stack, "unknown_group", 2);
+    is_on_record(&stack, "invalid_point", 9);
+    is_on_record(&stack, "malformed_request", 5);
     nobody_suffers(&stack, &edge);
 }
 
@@ -158,6 +196,42 @@ fn messages_that_are_none_end_their_own_call_alone() {
     }
     assert_eq!(edge.send_raw("/keystead.v1.KeyServer/Sign", vec![1]).code(), Code::Unimplemented);
     nobody_suffers(&stack, &edge);
+}
+
+#[test]
+fn names_and_rates_are_bounded_whatever_the_edge_says() {
+    let (stack, edge) = start_with("rate = 50\nburst = 50");
+    for name in ["elsewhere.example", "", "localhost.", "LOCALHOST"] {
+        let request = v1::SignServerKeyExchangeRequest { server_name: name.to_owned(), ..honest(KeyType::P256) };
+        assert_eq!(edge.sign(request).expect_err(name).code(), Code::PermissionDenied);
+    }
+    is_on_record(&stack, "server_name_not_allowed", 4);
+    // Refusals take from the rate too.
+    let limited = (0..500)
+        .map(|turn| match turn % 2 {
+            0 => edge.sign(honest(KeyType::Rsa2048)),
+            _ => edge.sign(honest(KeyType::P256)),
+        })
+        .filter(|answer| answer.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted));
+    let limited = limited.count();
+    assert!(limited > 100, "{limited}");
+    is_on_record(&stack, "rate_limited", limited);
+    assert!(is_served(stack.edge()));
+}
+
+#[test]
+fn an_edge_that_is_revoked_is_out_at_once() {
+    let (stack, edge) = start();
+    let mut stream = edge.exchange();
+    assert!(stream.ask(1, Operation::SignServerKeyExchange(honest(KeyType::P256))));
+    assert_eq!(edge.runtime.block_on(stream.answer()).0, 1);
+    stack.edit("keyserver/keyserver.toml", |text| format!("{text}revoked = true\n"));
+    // The stream that stands ends by itself.
+    let status = edge.runtime.block_on(stream.replies.message()).expect_err("the stream has ended");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(edge.sign(honest(KeyType::P256)).unwrap_err().code(), Code::PermissionDenied);
+    is_on_record(&stack, "unknown_peer", 1);
+    assert!(is_served(stack.edge()));
 }
 
 #[test]
@@ -193,6 +267,7 @@ fn a_flood_of_requests_holds_up_nobody_else() {
         }
     });
     drop(streams);
+    is_on_record(&stack, "key_not_allowed", 100);
     nobody_suffers(&stack, &edge);
 }
 
