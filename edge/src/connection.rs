@@ -7,7 +7,7 @@ use keystead_tls::{Error, Established, Fault, LocalFailure, NamedGroup, PeerClos
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::admission::{Admission, Refused};
+use crate::admission::{Admission, Admitted, Refused};
 use crate::backend::Connected;
 use crate::client_auth::ClientIdentity;
 use crate::config::Limits;
@@ -36,20 +36,9 @@ impl Connections {
     /// says on whose behalf.
     pub async fn serve(&self, client: TcpStream, peer: SocketAddr, proxies: &TrustedProxies) {
         tracing::debug!(client = %peer, "connected");
-        let began = Instant::now();
         // In boxes of their own, so that what only handshakes need is not there for the rest of the connection's life.
-        let Some(arrival) = Box::pin(self.arrival(&client, peer, proxies, began)).await else { return };
-        // From here on it is settled whose connection this is.
-        let ends = arrival.ends;
-        let mut admitted = match self.admission.admit(ends.source.ip()) {
-            Ok(admitted) => admitted,
-            Err(refused) => return self.refuse(&client, refused),
-        };
-        let done = Box::pin(self.handshake(&client, arrival.unread, began)).await;
-        admitted.handshake_ended();
-        let Some(Done { mut established, host, kept }) = done else {
-            return;
-        };
+        let welcomed = Box::pin(self.welcome(&client, peer, proxies)).await;
+        let Some((Done { mut established, host, kept }, ends, _admitted)) = welcomed else { return };
         let ended = match Box::pin(self.backend(&mut established, &host, ends)).await {
             Ok(backend) => {
                 drop(host);
@@ -70,6 +59,28 @@ impl Connections {
         }
         self.telemetry.connection_ended(ended);
         tracing::debug!(fault = ended.fault(), reason = ended.reason(), "connection ended");
+    }
+
+    /// Finds out whose connection it is, and completes its handshake, if it is let in.
+    async fn welcome(
+        &self,
+        client: &TcpStream,
+        peer: SocketAddr,
+        proxies: &TrustedProxies,
+    ) -> Option<(Done, Ends, Admitted)> {
+        let began = Instant::now();
+        let Arrival { ends, unread } = self.arrival(client, peer, proxies, began).await?;
+        // From here on it is settled whose connection this is.
+        let mut admitted = match self.admission.admit(ends.source.ip()) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                self.refuse(client, refused);
+                return None;
+            }
+        };
+        let done = self.handshake(client, unread, began).await;
+        admitted.handshake_ended();
+        Some((done?, ends, admitted))
     }
 
     /// Ends a connection that is not let in, with a reset: whoever floods the edge leaves nothing behind in its kernel, and

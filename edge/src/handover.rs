@@ -185,7 +185,7 @@ fn words(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use socket2::{Domain, Socket, Type};
     use std::net::TcpListener;

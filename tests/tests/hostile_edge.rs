@@ -1,6 +1,6 @@
 //! An edge that has valid credentials and tries everything: what it may not have it does not get, nobody else suffers,
 //! and the audit log has each attempt.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::thread;

@@ -1,6 +1,6 @@
 //! Programs that stop, start and give up privileges while clients come: none of them may notice.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::{Read, Write};

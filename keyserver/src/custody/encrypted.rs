@@ -56,9 +56,10 @@ fn check_cost(kdf: &Kdf) -> Result<(), EncryptionError> {
         };
     }
     let pbkdf2 = kdf.pbkdf2().ok_or(EncryptionError::Scheme)?;
-    match pbkdf2.prf {
-        Pbkdf2Prf::HmacWithSha256 | Pbkdf2Prf::HmacWithSha384 | Pbkdf2Prf::HmacWithSha512 => {}
-        _ => return Err(EncryptionError::Scheme),
+    let is_strong =
+        matches!(pbkdf2.prf, Pbkdf2Prf::HmacWithSha256 | Pbkdf2Prf::HmacWithSha384 | Pbkdf2Prf::HmacWithSha512);
+    if !is_strong {
+        return Err(EncryptionError::Scheme);
     }
     match pbkdf2.iteration_count {
         count if count > MOST_ITERATIONS => Err(EncryptionError::Cost),

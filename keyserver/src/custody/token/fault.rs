@@ -124,10 +124,10 @@ fn cause(error: &Error) -> Option<RvError> {
 
 /// The library's own text repeats the standard's paragraphs.
 pub(super) fn text(error: &Error) -> String {
-    match error {
-        Error::Pkcs11(cause, function) => format!("{}: {cause:?}", name(*function)),
-        other => other.to_string(),
+    if let Error::Pkcs11(cause, function) = error {
+        return format!("{}: {cause:?}", name(*function));
     }
+    error.to_string()
 }
 
 fn name(function: Function) -> String {
