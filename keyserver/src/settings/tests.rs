@@ -183,6 +183,7 @@ fn what_a_person_should_look_at_is_a_warning() {
         std::fs::set_permissions(files.path().join(file), std::fs::Permissions::from_mode(mode)).unwrap();
     }
     let settings = files.settings(&TWO_KEYS.replace("[\"rsa\", \"ec\"]", "[\"rsa\"]")).unwrap();
-    let expected = [Warning::WorldReadable(files.path().join("ec.key")), Warning::UnusedKey("ec".into())];
+    let expected =
+        [Warning::WorldReadable(files.path().join("ec.key")), Warning::UnusedKey("ec".into()), Warning::NoAudit];
     assert_eq!(settings.warnings, expected);
 }
