@@ -52,7 +52,7 @@ pub async fn serve(config: Config, listeners: Vec<Listener>, stop: CancellationT
     // What runs beside the connections, for as long as they do.
     let mut background = JoinSet::new();
     let channel = ClientChannel::new(&material);
-    channel.expiry().register(&mut registry);
+    channel.expiry().register(registry.sub_registry_with_prefix("keystead_edge"));
     let expiry = channel.expiry().clone();
     background.spawn(async { match expiry.follow().await {} });
     observe(&config, registry, &readiness, &mut background).await.map_err(Failure::start)?;

@@ -72,7 +72,7 @@ pub enum StartError {
     Signal(io::Error),
     /// The audit log cannot be gone on with.
     #[error("[audit] {0}")]
-    Audit(#[from] AuditError),
+    Audit(AuditError),
 }
 
 /// Bytes of unread requests that one stream and one connection may have under way.
@@ -116,7 +116,11 @@ impl Server {
         let limits = config.limits;
         let acceptor = Acceptor { channel: channel.clone(), limits: accept_limits(&limits), metrics: channel_metrics };
         channel.expiry().register(&mut registry);
-        let audit = audit.map(|audit| Audit::start(&audit, metrics.audit.clone())).transpose()?.unwrap_or(Audit::off());
+        let audit = audit
+            .map(|audit| Audit::start(&audit, metrics.audit.clone()))
+            .transpose()
+            .map_err(StartError::Audit)?
+            .unwrap_or(Audit::off());
         let (keys, edges) = audited;
         audit.tell(Event::Started { version: env!("CARGO_PKG_VERSION"), keys, edges });
         let scheduler = Scheduler::start(&lanes, &metrics).map_err(StartError::Thread)?;

@@ -1,5 +1,5 @@
 //! `keystead-keyserver key`, held against OpenSSL and SoftHSM2.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Write;

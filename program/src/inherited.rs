@@ -123,7 +123,7 @@ impl Inherited {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
 
     /// Sockets as if they had been handed over; programs that really were are among the tests of the whole.

@@ -130,7 +130,7 @@ pub struct Change {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};

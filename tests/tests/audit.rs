@@ -95,10 +95,14 @@ fn a_full_disk_refuses_by_name_and_the_chain_goes_on() {
     assert!(!is_served(stack.edge()));
     assert!(stack.edge().failures("overloaded") > 0);
 
+    drop(file);
     fs::remove_file(&hog).unwrap();
     wait_until("the key server is ready again", || stack.key_server().is_ready());
     wait_until("handshakes work again", || is_served(stack.edge()));
     // The disk goes with the process.
+    wait_until("the refusals are on record", || {
+        files(&log).iter().any(|file| fs::read_to_string(file).unwrap().contains("\"outcome\":\"audit_unavailable\""))
+    });
     wait_until("all is on record", || count(&mut stack, "audit_queued") == 0);
     let copy = stack.directory().join("copy");
     fs::create_dir(&copy).unwrap();

@@ -67,9 +67,9 @@ fn the_samples_token_is_understood() {
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/keyserver.toml");
     let text = fs::read_to_string(source).unwrap();
-    let lines = text.lines().filter_map(|line| line.strip_prefix("#     "));
-    let table: String =
-        lines.skip_while(|line| *line != "[[token]]").map(|line| format!("{}\n", uncommented(line))).collect();
+    let lines = text.lines().skip_while(|line| *line != "#     [[token]]");
+    let lines = lines.map_while(|line| line.strip_prefix("#     "));
+    let table: String = lines.map(|line| format!("{}\n", uncommented(line))).collect();
     let token = &toml::from_str::<Tokens>(&table).unwrap().token[0];
     assert_eq!((token.sessions, token.queue), (4, 512));
     assert_eq!(token.session_wait, std::time::Duration::from_millis(500));

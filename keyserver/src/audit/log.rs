@@ -11,7 +11,7 @@ use super::chain::{Head, hex};
 use super::config::AuditSettings;
 use super::record::{Event, FileHeader};
 use super::signing_key::{SigningKey, Statement};
-use super::verify::{CHECKPOINT_RECORDS, Fault, Segment, VERSION, Walk};
+use super::verify::{CHECKPOINT_RECORDS, FORMAT, Fault, Segment, Walk};
 
 /// A log that records are appended to.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Log {
             return Ok((Self::begin(settings, lock).map_err(unusable)?, torn));
         };
         let mut walk = Walk::new(settings.signing_key.public(), None);
-        let end = walk.file(last)?;
+        let end = walk.file(last).map_err(LogError::Altered)?;
         let file = append(&last.path).map_err(unusable)?;
         if end.torn > 0 {
             file.set_len(end.length).map_err(unusable)?;
@@ -152,7 +152,7 @@ impl Log {
 
     fn header(&mut self, time: SystemTime) {
         let (previous, public_key) = (self.head.hash.to_string(), self.signing_key.public().to_string());
-        self.push(time, &Event::File(FileHeader { version: VERSION, log: self.id.clone(), previous, public_key }));
+        self.push(time, &Event::File(FileHeader { format: FORMAT, log: self.id.clone(), previous, public_key }));
     }
 
     /// Writes what was appended. After an error the rest is still to be written, and the file goes on where it ends.
@@ -254,5 +254,5 @@ pub enum LogError {
     },
     /// It was altered, or signed with another key.
     #[error("{0}; keep the directory for whoever is to look into it, and begin another: move it away")]
-    Altered(#[from] Fault),
+    Altered(Fault),
 }

@@ -65,8 +65,8 @@ pub enum Event {
 /// What a file begins with.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileHeader {
-    /// Of the format.
-    pub version: u32,
+    /// The version of the format.
+    pub format: u32,
     /// Which log this is: 16 bytes drawn when it was begun.
     pub log: String,
     /// The hash of the last record of the file before; zeroes in the first.

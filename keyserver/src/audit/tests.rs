@@ -20,7 +20,7 @@ use super::chain::Head;
 use super::config::{AuditSettings, WhenUnwritable};
 use super::log::LogError;
 use super::metrics::AuditMetrics;
-use super::record::{Request, ServerName};
+use super::record::{Event, Request, ServerName};
 use super::recorder::{Audit, AuditError};
 use super::signing_key::{PublicKey, SigningKey};
 use super::verify::{Fault, FaultCause, Segment, Verified, Wanted, verify};
@@ -65,6 +65,7 @@ impl Files {
     /// A log of some signatures, closed.
     fn written(self, records: usize) -> Self {
         let (audit, _) = self.start();
+        audit.tell(Event::Started { version: "1.2.3", keys: 1, edges: 2 });
         sign(&audit, records);
         audit.close();
         self

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use super::chain::{Hash, Head, split};
 use super::signing_key::{PublicKey, Statement};
 
-/// Of the format.
-pub(super) const VERSION: u32 = 1;
+/// The version of the format.
+pub(super) const FORMAT: u32 = 1;
 
 /// Records from one checkpoint to the next at the most, the second not counted.
 pub const CHECKPOINT_RECORDS: u64 = 8192;
@@ -159,7 +159,7 @@ struct Line {
     time: String,
     event: String,
     signature: Option<String>,
-    version: Option<u32>,
+    format: Option<u32>,
     log: Option<String>,
     previous: Option<String>,
     public_key: Option<String>,
@@ -196,8 +196,8 @@ impl Walk {
 
     fn header(&mut self, line: &[u8], segment: &Segment) -> Result<(), FaultCause> {
         let (_, header) = parse(line)?;
-        let (Some(VERSION), Some(log), Some(previous), Some(key)) =
-            (header.version, &header.log, &header.previous, &header.public_key)
+        let (Some(FORMAT), Some(log), Some(previous), Some(key)) =
+            (header.format, &header.log, &header.previous, &header.public_key)
         else {
             return Err(FaultCause::NoHeader);
         };

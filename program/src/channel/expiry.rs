@@ -31,9 +31,9 @@ impl Validity {
         Some(Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
     }
 
-    /// Time until the end; none once it is over.
+    /// Time until the end, whose last second counts (RFC 5280 §4.1.2.5); none once it is over.
     pub fn remaining(&self, now: SystemTime) -> Duration {
-        Duration::from_secs((self.not_after - seconds(now)).try_into().unwrap_or(0))
+        Duration::from_secs((self.not_after + 1 - seconds(now)).try_into().unwrap_or(0))
     }
 
     /// What to tell the operator when the end is near, or past.
@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(validity(days).warning(at(days * DAY - notice)), None, "{days}");
             assert_eq!(
                 validity(days).warning(at(days * DAY - notice + 1)),
-                Some(EndsSoon(Duration::from_secs(notice - 1))),
+                Some(EndsSoon(Duration::from_secs(notice))),
                 "{days}"
             );
         }

@@ -116,6 +116,7 @@ fn pattern(seed: u64, position: u64) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
     use super::*;
     use tokio::io::duplex;
 

@@ -99,10 +99,8 @@ impl Destination {
         let file = self.out.as_ref().ok_or_else(missing)?;
         let text = self.text(key)?;
         private_file::create(file, text.as_bytes()).map_err(|cause| {
-            let text = match cause.kind() {
-                ErrorKind::AlreadyExists => "is there already, and is not overwritten".to_owned(),
-                _ => cause.to_string(),
-            };
+            let is_there = cause.kind() == ErrorKind::AlreadyExists;
+            let text = if is_there { "is there already, and is not overwritten".to_owned() } else { cause.to_string() };
             Failure::start(anyhow::anyhow!("{}: {text}", file.display()))
         })?;
         done(key.key_id(), &file.display().to_string())
