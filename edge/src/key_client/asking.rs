@@ -105,6 +105,19 @@ impl<'c> Asking<'c> {
     /// # Errors
     /// [`KeyServerFailure`] of the last try.
     pub async fn signed(&mut self) -> Result<SignedParams, KeyServerFailure> {
+        loop {
+            let signed = self.signed_by_those_up().await;
+            // While key servers are restarted, none may be connected for a moment.
+            let is_lost = matches!(signed, Err(KeyServerFailure::Unreachable));
+            if !is_lost || !self.client.standing.revives(self.deadline).await {
+                return signed;
+            }
+            self.tries.clear();
+            self.asked.clear();
+        }
+    }
+
+    async fn signed_by_those_up(&mut self) -> Result<SignedParams, KeyServerFailure> {
         if self.tries.is_empty() {
             self.begin().map_err(Fault::failure)?;
         }

@@ -114,7 +114,7 @@ impl Link {
             told = true;
             self.server.resolve.notify_one();
             backoff.after(began.elapsed());
-            sleep(backoff.pause(rand::random())).await;
+            self.standing.pause(backoff.pause(rand::random())).await;
         }
     }
 

@@ -58,6 +58,7 @@ pub struct KeyClient {
     servers: Vec<Arc<Server>>,
     /// Those of one key server follow one another.
     links: Vec<Arc<Link>>,
+    standing: Arc<Standing>,
     keys: KeyStates,
     /// Of all keys together.
     budget: Budget,
@@ -132,6 +133,7 @@ impl KeyClient {
         Ok(Self {
             servers,
             links,
+            standing,
             keys: KeyStates::new(shape),
             // As many as one key server can owe when it is lost.
             budget: Budget::new(config.retry_budget, config.max_in_flight * config.connections),

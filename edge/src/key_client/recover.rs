@@ -34,6 +34,9 @@ impl KeyClient {
         let mut asked: Option<&Arc<Link>> = None;
         loop {
             let Some(link) = self.pick_lessor(&key, need, asked) else {
+                if self.standing.revives(deadline).await {
+                    continue;
+                }
                 return Err(self.failed_lease(self.nobody_leases()));
             };
             let has_other = retries > 0 && self.pick_lessor(&key, need, Some(link)).is_some();
