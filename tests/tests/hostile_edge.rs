@@ -201,7 +201,7 @@ fn messages_that_are_none_end_their_own_call_alone() {
 #[test]
 fn names_and_rates_are_bounded_whatever_the_edge_says() {
     let (stack, edge) = start_with("rate = 50\nburst = 50");
-    for name in ["elsewhere.example", "", "localhost.", "LOCALHOST"] {
+    for name in ["elsewhere.example", "", "localhost.example", "*"] {
         let request = v1::SignServerKeyExchangeRequest { server_name: name.to_owned(), ..honest(KeyType::P256) };
         assert_eq!(edge.sign(request).expect_err(name).code(), Code::PermissionDenied);
     }
