@@ -355,14 +355,14 @@ impl Builder {
             if let Some(period) = self.rotation_period {
                 make_ticket_secret(&directory.path().join("keyserver").join(config::TICKETS_FILE), period);
             }
-            let mut command = match self.audit {
+            let command = match self.audit {
                 Some(Audit::Disk { size }) => serve_with_disk("keystead-keyserver", &file, (&audit, size)),
+                Some(Audit::Directory) | None if self.keys_in_token => {
+                    token::provide(directory.path(), &file, &self.keys);
+                    token::serve(&file, directory.path())
+                }
                 Some(Audit::Directory) | None => serve("keystead-keyserver", &file),
             };
-            if self.keys_in_token {
-                token::provide(directory.path(), &file, &self.keys);
-                token::show(&mut command, directory.path());
-            }
             Process::start("keyserver", command, directory.path(), Some(at(9444)))
         });
         let backend = needs_backend.then(|| {
@@ -414,9 +414,12 @@ fn put(file: &Path, content: &str) {
 }
 
 fn serve(program: &str, config: &Path) -> Command {
-    let mut command = programs::command(program);
-    command.args(["serve", "--config"]).arg(config);
-    command
+    serve_by(programs::command(program), config)
+}
+
+fn serve_by(mut program: Command, config: &Path) -> Command {
+    program.args(["serve", "--config"]).arg(config);
+    program
 }
 
 /// With a file system of its own, in namespaces of its own, so that nobody has to be root.

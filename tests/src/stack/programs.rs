@@ -26,6 +26,17 @@ pub fn command(name: &str) -> Command {
     of_this_thread(&path(name))
 }
 
+/// As [`command`], for the program that cargo built beside this test, whatever `KEYSTEAD_PROGRAMS` says: a static one loads no
+/// PKCS#11 module.
+///
+/// # Panics
+/// When it is missing.
+pub fn dynamic_command(name: &str) -> Command {
+    let path = target_directory().join(name);
+    assert!(path.is_file(), "{} is missing: build it with `cargo build --workspace --bins`", path.display());
+    of_this_thread(&path)
+}
+
 /// As [`command`], for a program that is not of this project.
 pub fn of_this_thread(program: &Path) -> Command {
     let mut command = Command::new(path("keystead-local"));

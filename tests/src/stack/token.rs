@@ -29,8 +29,15 @@ fn configuration(directory: &Path) -> PathBuf {
     directory.join("softhsm2.conf")
 }
 
+/// The key server that has its keys in the token.
+pub(super) fn serve(config: &Path, directory: &Path) -> Command {
+    let mut command = super::serve_by(programs::dynamic_command("keystead-keyserver"), config);
+    show(&mut command, directory);
+    command
+}
+
 /// Has a program find the token.
-pub(super) fn show(command: &mut Command, directory: &Path) {
+fn show(command: &mut Command, directory: &Path) {
     command.env("SOFTHSM2_CONF", configuration(directory));
 }
 
@@ -46,7 +53,7 @@ pub(super) fn provide(directory: &Path, config: &Path, keys: &[KeyType]) {
     run(&mut make, directory);
     for key in keys {
         let file = directory.join(format!("keyserver/{}.key", key.stem()));
-        let mut import = programs::command("keystead-keyserver");
+        let mut import = programs::dynamic_command("keystead-keyserver");
         import.args(["key", "import", "--token", "hsm", "--object-label", key.name()]);
         if matches!(key, KeyType::Rsa2048) {
             import.arg("--key-transport");
