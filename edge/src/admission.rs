@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 
-/// Lets clients in, or not. Memory is bounded: by the connections that stand, and by [`MOST_REMEMBERED`].
+/// Lets clients in, or not. Memory is bounded: by the connections that stand, and by `MOST_REMEMBERED`.
 #[derive(Debug)]
 pub struct Admission {
     began: Instant,

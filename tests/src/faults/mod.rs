@@ -7,9 +7,9 @@
 //!  Ledger ── windows before, during and after ──► Row ◄── Fault ◄── catalogue
 //! ```
 //!
-//! [`load`] never waits for what it began: a client comes at each tick, whatever became of the one before. Every client
-//! leaves a record in the [`ledger`], and a [`row`] is what the ledger has of the time around one fault, with the verdict
-//! on what must hold. [`world`] is the fleet in network namespaces, [`compose`] the one in containers.
+//! `load` never waits for what it began: a client comes at each tick, whatever became of the one before. Every client
+//! leaves a record in the `ledger`, and a `row` is what the ledger has of the time around one fault, with the verdict
+//! on what must hold. `world` is the fleet in network namespaces, `compose` the one in containers.
 
 mod backend;
 pub mod campaign;

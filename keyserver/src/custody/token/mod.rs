@@ -1,7 +1,7 @@
 //! Private keys in PKCS#11 tokens: hardware security modules, and what looks like them.
 //!
-//! [`module`] is the shared library that speaks with tokens, [`pool`] the sessions with one of them, [`key`] a private key
-//! in it, [`object`] what is done with keys beside using them. A token may go away and come back at any time: sessions are
+//! `module` is the shared library that speaks with tokens, `pool` the sessions with one of them, [`key`] a private key
+//! in it, `object` what is done with keys beside using them. A token may go away and come back at any time: sessions are
 //! opened again, logged in again and keys found again, in the operation that needs it and, while nobody asks, by
 //! [`Tokens::follow`].
 
