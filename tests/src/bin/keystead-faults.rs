@@ -43,6 +43,9 @@ struct CampaignArguments {
     /// How long the soak lasts; 2m by default with --quick, and otherwise none
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     soak: Option<Duration>,
+    /// Tells of latency that does not come back to what it was, and does not fail for it: for machines that have other work
+    #[arg(long)]
+    tolerate_latency: bool,
     /// Handshakes in a second
     #[arg(long, default_value_t = 60)]
     rate: u32,
@@ -150,5 +153,5 @@ fn write(campaign: &CampaignArguments, report: &Report) -> Result<bool> {
     if let Some(file) = &campaign.markdown {
         fs::write(file, report.markdown()).with_context(|| file.display().to_string())?;
     }
-    Ok(report.holds())
+    Ok(report.holds(campaign.tolerate_latency))
 }

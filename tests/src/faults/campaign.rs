@@ -162,7 +162,8 @@ pub(super) fn rows<W: Fleet>(world: &mut W, faults: Vec<Fault<W>>) -> Vec<Row> {
     let mut rows = Vec::new();
     for fault in faults {
         let row = observe(world, fault);
-        let verdict = if row.unmet.is_empty() { "held".to_owned() } else { row.unmet.join("; ") };
+        let complaints: Vec<_> = row.complaints().collect();
+        let verdict = if complaints.is_empty() { "held".to_owned() } else { complaints.join("; ") };
         say(&format!("{}: {verdict}", row.fault));
         rows.push(row);
     }

@@ -25,7 +25,7 @@ use super::transfer::{self, Volume};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until a balancer tries the next edge.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A balancer's view of the edges.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use tempfile::TempDir;
 
 use super::campaign::{Fleet, Options, rows, say};
+use super::client::CONNECT_TIMEOUT;
 use super::configuration::{self, EDGE_PORT, EDGES, EdgeConfig, KEY_SERVER_PORT, METRICS_PORT};
 use super::fault::Fault;
 use super::ledger::Kill;
@@ -163,7 +164,10 @@ impl Containers {
     fn roll(&mut self, services: &[&str]) -> Result<()> {
         services.iter().try_for_each(|service| {
             run(&format!("docker restart --time 30 {}", container(service)))?;
-            self.wait_ready(service)
+            self.wait_ready(service)?;
+            // Who has waited for this one in vain tries the other, which must still be there.
+            std::thread::sleep(CONNECT_TIMEOUT * 2);
+            Ok(())
         })
     }
 
