@@ -57,11 +57,12 @@ fn surroundings(file: PathBuf) -> PathBuf {
 }
 
 /// What the C library, and the runtime, read by themselves: names of hosts and users, time zones, shared libraries, how
-/// many processors there are.
-const SYSTEM: [&str; 15] = [
+/// many processors there are, and randomness where a static program does not find getrandom(2).
+const SYSTEM: [&str; 16] = [
     "/proc/self",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
+    "/dev/random",
     "/dev/urandom",
     "/dev/null",
     "/lib",
