@@ -245,7 +245,7 @@ fn sessions_resume_at_an_edge_that_was_killed_and_without_a_key_server() {
     }
     let begin = Instant::now();
     assert!(!Command::new("sh").args(["-c", &curl]).status().unwrap().success());
-    assert!(begin.elapsed() < Duration::from_secs(1), "a full handshake failed late");
+    assert!(begin.elapsed() < Duration::from_secs(5), "a full handshake failed late");
     let log = std::fs::read_to_string(stack.directory.path().join("log/edge-one.log")).unwrap();
     assert!(log.contains("unreachable"), "{log}");
     stack.signal(Signal::TERM);
