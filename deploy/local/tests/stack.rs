@@ -24,6 +24,17 @@ struct Stack {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// A free port, and the one behind it, which a second edge takes.
+fn free_port() -> [TcpListener; 2] {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let next = first.local_addr().unwrap().port().checked_add(1);
+        if let Some(second) = next.and_then(|port| TcpListener::bind(("127.0.0.1", port)).ok()) {
+            return [first, second];
+        }
+    }
+}
+
 impl Stack {
     /// Starts a stack on free ports and waits until it says that it is ready.
     fn start(arguments: &[&str]) -> Self {
@@ -34,8 +45,8 @@ impl Stack {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         // Held together, so that no two are the same.
-        let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<_> = held.iter().map(|it| it.local_addr().unwrap().port().to_string()).collect();
+        let held: Vec<_> = (0..6).map(|_| free_port()).collect();
+        let ports: Vec<_> = held.iter().map(|[first, _]| first.local_addr().unwrap().port().to_string()).collect();
         drop(held);
         let names = ["TLS", "EDGE_METRICS", "KEY_SERVER", "KEY_SERVER_METRICS", "BACKEND", "SHARED_STORE"];
         let mut command = command();
