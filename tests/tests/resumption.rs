@@ -175,7 +175,7 @@ fn resumption_does_not_need_the_key_server() {
         let refused = client.visit_at(edge.address).unwrap_err();
         let took = began.elapsed();
         assert!(refused.to_string().contains("InternalError"), "{refused}");
-        assert!(took < Duration::from_secs(2), "a full handshake failed after {took:?}");
+        assert!(took < Duration::from_secs(5), "a full handshake failed after {took:?}");
         wait_until("it is counted", || edge.failures("unreachable") == before + 1);
     }
     assert!(clients[0].resumes(stack.edge()));
