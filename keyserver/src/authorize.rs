@@ -111,14 +111,14 @@ impl Rights {
             return Ok(grant.clone());
         }
         let key = self.superseded.get(key_id).and_then(Weak::upgrade).ok_or(Refusal::KeyNotAllowed)?;
-        let grant = self.grants.named(key.name()).ok_or(Refusal::KeyNotAllowed)?;
+        let grant = self.grants.by_name.get(key.name()).ok_or(Refusal::KeyNotAllowed)?;
         Ok(Arc::new(grant.for_key(key)))
     }
 
     /// The same rights, with those of `superseded` whose names its keys have: they are found, for peers that have not heard
     /// of the change, and told to nobody.
     pub fn with_superseded(mut self, superseded: &[Arc<Key>]) -> Self {
-        let had_name = superseded.iter().filter(|key| self.grants.named(key.name()).is_some());
+        let had_name = superseded.iter().filter(|key| self.grants.by_name.contains_key(key.name()));
         self.superseded = had_name.map(|key| (key.key_id(), Arc::downgrade(key))).collect();
         self
     }
@@ -177,7 +177,7 @@ impl Rights {
     fn continuing(self, before: &Self) -> Self {
         let continued = |grant: Arc<Grant>| {
             let mut grant = Arc::unwrap_or_clone(grant);
-            if let Some(before) = before.grants.named(grant.key().name()) {
+            if let Some(before) = before.grants.by_name.get(grant.key().name()) {
                 grant.budget = grant.budget.continuing(&before.budget);
             }
             grant
@@ -192,18 +192,14 @@ impl Rights {
 struct Grants {
     in_order: Vec<Arc<Grant>>,
     by_id: HashMap<KeyId, Arc<Grant>>,
-}
-
-impl Grants {
-    fn named(&self, name: &str) -> Option<&Grant> {
-        self.in_order.iter().map(AsRef::as_ref).find(|grant| grant.key().name().as_ref() == name)
-    }
+    by_name: HashMap<Arc<str>, Arc<Grant>>,
 }
 
 impl FromIterator<Grant> for Grants {
     fn from_iter<I: IntoIterator<Item = Grant>>(grants: I) -> Self {
         let in_order: Vec<_> = grants.into_iter().map(Arc::new).collect();
         let by_id = in_order.iter().map(|grant| (grant.key().key_id(), grant.clone())).collect();
-        Self { in_order, by_id }
+        let by_name = in_order.iter().map(|grant| (grant.key().name().clone(), grant.clone())).collect();
+        Self { in_order, by_id, by_name }
     }
 }

@@ -270,11 +270,6 @@ impl ClientChannel {
 pub struct Renewals(watch::Receiver<Arc<ClientConfig>>);
 
 impl Renewals {
-    /// What there is at this moment is no change.
-    pub fn mark_seen(&mut self) {
-        self.0.mark_unchanged();
-    }
-
     /// Waits until there is a change that was not seen. Never ends where there can be none.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
