@@ -203,7 +203,7 @@ fn names_and_rates_are_bounded_whatever_the_edge_says() {
     let (stack, edge) = start_with("rate = 50\nburst = 50");
     for name in ["elsewhere.example", "", "localhost.example", "*"] {
         let request = v1::SignServerKeyExchangeRequest { server_name: name.to_owned(), ..honest(KeyType::P256) };
-        assert_eq!(edge.sign(request).expect_err(name).code(), Code::PermissionDenied);
+        assert_eq!(edge.sign(request).expect_err(name).code(), Code::OutOfRange);
     }
     is_on_record(&stack, "server_name_not_allowed", 4);
     // Refusals take from the rate too.

@@ -107,8 +107,9 @@ fn code(reason: Refusal) -> Code {
         | Refusal::RightsExpired
         | Refusal::KeyNotAllowed
         | Refusal::OperationNotAllowed
-        | Refusal::ServerNameNotAllowed
         | Refusal::KeyTransportNotAllowed => Code::PermissionDenied,
+        // The client's doing, who asks for what name it likes: it must speak against neither key nor edge.
+        Refusal::ServerNameNotAllowed => Code::OutOfRange,
         Refusal::KeyTransportRefused | Refusal::KeyTransportServerName | Refusal::RecoveryFailed => {
             Code::FailedPrecondition
         }
@@ -120,7 +121,9 @@ fn code(reason: Refusal) -> Code {
         }
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
-        Refusal::Stopping | Refusal::NoLane | Refusal::TokenUnavailable => Code::Unavailable,
+        // Of this one key: other requests here fare better, and this one elsewhere.
+        Refusal::NoLane | Refusal::TokenUnavailable => Code::NotFound,
+        Refusal::Stopping => Code::Unavailable,
         Refusal::SigningFailed | Refusal::FaultySignature => Code::Internal,
     }
 }
@@ -207,4 +210,22 @@ pub(crate) fn ticket_keys(keys: impl IntoIterator<Item = TicketKey>) -> v1::Watc
 /// The notice that the key server is about to stop.
 pub(crate) fn drain() -> v1::WatchEvent {
     v1::WatchEvent { event: Some(v1::watch_event::Event::Drain(v1::Drain {})) }
+}
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    fn sent_as(code_of: Code) -> Vec<Refusal> {
+        Refusal::iter().filter(|reason| code(*reason) == code_of).collect()
+    }
+
+    #[test]
+    fn what_is_of_one_key_or_of_one_client_has_a_code_of_its_own() {
+        assert_eq!(sent_as(Code::Unavailable), [Refusal::Stopping]);
+        assert_eq!(sent_as(Code::NotFound), [Refusal::NoLane, Refusal::TokenUnavailable]);
+        assert_eq!(sent_as(Code::OutOfRange), [Refusal::ServerNameNotAllowed]);
+    }
 }
