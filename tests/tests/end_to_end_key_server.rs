@@ -56,7 +56,7 @@ fn refusals_have_names() {
         (Code::Internal, "refused"),
         (Code::ResourceExhausted, "overloaded"),
         (Code::DeadlineExceeded, "no_answer"),
-        (Code::Unavailable, "unreachable"),
+        (Code::NotFound, "key_unavailable"),
     ] {
         expect(&stack, &key_server, Behaviour::Refuses(code), reason);
     }

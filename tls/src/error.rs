@@ -224,6 +224,10 @@ reasons! {
         NoAnswer => INTERNAL_ERROR,
         /// It does not let this edge use this key.
         NotAuthorised => INTERNAL_ERROR,
+        /// It cannot use this one key at this moment, as when the token that holds it is away.
+        KeyUnavailable => INTERNAL_ERROR,
+        /// It does not let this edge use this key for the name that the client asks for (RFC 6066 §3).
+        NameNotAllowed => Some(AlertDescription::UNRECOGNIZED_NAME),
         /// It refused the request for another cause.
         Refused => INTERNAL_ERROR,
         /// Its queue was full.
@@ -272,7 +276,9 @@ impl Error {
             | Self::PeerMisbehaved(_)
             | Self::ClientCertificate(_)
             | Self::PeerClosed(_)
-            | Self::PeerAlert(_) => Fault::Client,
+            | Self::PeerAlert(_)
+            // Clients ask for what name they like.
+            | Self::KeyServer(KeyServerFailure::NameNotAllowed) => Fault::Client,
             Self::KeyServer(_) => Fault::KeyServer,
             Self::Local(_) => Fault::Own,
         }

@@ -34,6 +34,10 @@ pub(super) enum Fault {
     TooLate,
     /// The key is not this edge's there.
     NotAuthorised,
+    /// The key server cannot use the key at this moment, as when the token that holds it is away.
+    KeyUnavailable,
+    /// The client asks for a name that this edge may not use the key for.
+    NameNotAllowed,
     /// The key server has too much to do.
     Overloaded,
     /// The connection has no place for one more request, or for one more of this key.
@@ -55,6 +59,8 @@ impl Fault {
             Self::Unreachable => KeyServerFailure::Unreachable,
             Self::NoAnswer | Self::TooLate => KeyServerFailure::NoAnswer,
             Self::NotAuthorised => KeyServerFailure::NotAuthorised,
+            Self::KeyUnavailable => KeyServerFailure::KeyUnavailable,
+            Self::NameNotAllowed => KeyServerFailure::NameNotAllowed,
             Self::Overloaded | Self::NoPlace => KeyServerFailure::Overloaded,
             Self::Rejected | Self::Internal | Self::Senseless => KeyServerFailure::Refused,
             Self::WrongSignature => KeyServerFailure::WrongSignature,
@@ -65,7 +71,13 @@ impl Fault {
     pub(super) fn is_servers(self) -> bool {
         match self {
             Self::Unreachable | Self::NoAnswer | Self::Internal | Self::Senseless | Self::WrongSignature => true,
-            Self::TooLate | Self::NotAuthorised | Self::Overloaded | Self::NoPlace | Self::Rejected => false,
+            Self::TooLate
+            | Self::NotAuthorised
+            | Self::KeyUnavailable
+            | Self::NameNotAllowed
+            | Self::Overloaded
+            | Self::NoPlace
+            | Self::Rejected => false,
         }
     }
 
@@ -75,11 +87,12 @@ impl Fault {
             Self::NoAnswer
             | Self::TooLate
             | Self::NotAuthorised
+            | Self::KeyUnavailable
             | Self::Overloaded
             | Self::Internal
             | Self::Senseless
             | Self::WrongSignature => true,
-            Self::Unreachable | Self::NoPlace | Self::Rejected => false,
+            Self::Unreachable | Self::NameNotAllowed | Self::NoPlace | Self::Rejected => false,
         }
     }
 
@@ -90,7 +103,7 @@ impl Fault {
 
     /// Whether another key server would say the same.
     pub(super) fn is_final(self) -> bool {
-        self == Self::Rejected
+        matches!(self, Self::Rejected | Self::NameNotAllowed)
     }
 }
 
@@ -113,9 +126,14 @@ pub(super) fn signed_params(outcome: Outcome) -> Result<SignedParams, Fault> {
 }
 
 fn refused(refusal: &v1::Refusal) -> Fault {
-    let code = code(refusal);
-    tracing::warn!(?code, message = refusal.message, "refused by the key server");
-    fault(code)
+    let (code, fault) = (code(refusal), fault(code(refusal)));
+    // Clients ask for what name they like, as often as they like.
+    if fault == Fault::NameNotAllowed {
+        tracing::debug!(?code, message = refusal.message, "refused by the key server");
+    } else {
+        tracing::warn!(?code, message = refusal.message, "refused by the key server");
+    }
+    fault
 }
 
 fn code(refusal: &v1::Refusal) -> Code {
@@ -189,6 +207,8 @@ pub(super) fn recovery(outcome: Outcome) -> Result<Recovery, Fault> {
             | Fault::NoAnswer
             | Fault::TooLate
             | Fault::NotAuthorised
+            | Fault::KeyUnavailable
+            | Fault::NameNotAllowed
             | Fault::Overloaded
             | Fault::NoPlace) => Err(fault),
         },
@@ -196,18 +216,17 @@ pub(super) fn recovery(outcome: Outcome) -> Result<Recovery, Fault> {
     }
 }
 
-/// What a gRPC status means.
-pub(super) fn fault(code: Code) -> Fault {
+/// What the code of one request's refusal means.
+fn fault(code: Code) -> Fault {
     match code {
-        Code::Unavailable | Code::Cancelled | Code::Aborted => Fault::Unreachable,
+        Code::Cancelled | Code::Aborted => Fault::Unreachable,
         Code::DeadlineExceeded => Fault::TooLate,
-        Code::PermissionDenied | Code::Unauthenticated | Code::NotFound => Fault::NotAuthorised,
+        Code::PermissionDenied | Code::Unauthenticated => Fault::NotAuthorised,
+        // A key server that stops, or is none, ends the whole stream.
+        Code::NotFound | Code::Unavailable => Fault::KeyUnavailable,
+        Code::OutOfRange => Fault::NameNotAllowed,
         Code::ResourceExhausted => Fault::Overloaded,
-        Code::InvalidArgument
-        | Code::AlreadyExists
-        | Code::FailedPrecondition
-        | Code::OutOfRange
-        | Code::Unimplemented => Fault::Rejected,
+        Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition | Code::Unimplemented => Fault::Rejected,
         Code::Ok | Code::Unknown | Code::Internal | Code::DataLoss => Fault::Internal,
     }
 }
@@ -243,13 +262,32 @@ mod tests {
             (7, KeyServerFailure::NotAuthorised),
             (8, KeyServerFailure::Overloaded),
             (4, KeyServerFailure::NoAnswer),
-            (14, KeyServerFailure::Unreachable),
+            (14, KeyServerFailure::KeyUnavailable),
+            (1, KeyServerFailure::Unreachable),
+            (5, KeyServerFailure::KeyUnavailable),
+            (11, KeyServerFailure::NameNotAllowed),
             (3, KeyServerFailure::Refused),
             (13, KeyServerFailure::Refused),
             (u32::MAX, KeyServerFailure::Refused),
         ] {
             let refusal = Outcome::Refusal(v1::Refusal { code, message: "why".to_owned() });
             assert_eq!(signed_params(refusal).unwrap_err().failure(), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_away_speaks_against_the_key_alone_and_a_foreign_name_against_nobody() {
+        for (code, is_servers, is_keys, is_final) in [
+            (Code::NotFound, false, true, false),
+            (Code::OutOfRange, false, false, true),
+            (Code::Unavailable, false, true, false),
+        ] {
+            let fault = signed_params(refusal(code)).unwrap_err();
+            assert_eq!(
+                (fault.is_servers(), fault.is_keys(), fault.is_final()),
+                (is_servers, is_keys, is_final),
+                "{code}"
+            );
         }
     }
 
@@ -287,6 +325,7 @@ mod tests {
             assert!(matches!(recovery(refusal(code)), Ok(Recovery::Refused)));
         }
         assert_eq!(recovery(refusal(Code::ResourceExhausted)).unwrap_err(), Fault::Overloaded);
-        assert_eq!(recovery(refusal(Code::Unavailable)).unwrap_err(), Fault::Unreachable);
+        assert_eq!(recovery(refusal(Code::Unavailable)).unwrap_err(), Fault::KeyUnavailable);
+        assert_eq!(recovery(refusal(Code::NotFound)).unwrap_err(), Fault::KeyUnavailable);
     }
 }

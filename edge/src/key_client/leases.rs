@@ -146,6 +146,8 @@ impl Leases {
             KeyServerFailure::Overloaded | KeyServerFailure::NoAnswer => {}
             KeyServerFailure::Unreachable
             | KeyServerFailure::NotAuthorised
+            | KeyServerFailure::KeyUnavailable
+            | KeyServerFailure::NameNotAllowed
             | KeyServerFailure::Refused
             | KeyServerFailure::WrongSignature => {
                 for waiting in std::mem::take(&mut pool.waiting) {

@@ -79,6 +79,8 @@ impl RequestStream {
             KeyServerFailure::Unreachable
             | KeyServerFailure::NoAnswer
             | KeyServerFailure::NotAuthorised
+            | KeyServerFailure::KeyUnavailable
+            | KeyServerFailure::NameNotAllowed
             | KeyServerFailure::Refused
             | KeyServerFailure::WrongSignature => Fault::Unreachable,
         })?;

@@ -92,6 +92,7 @@ async fn refusals_have_their_reasons() {
     let stack = Stack::start(Options::default()).await;
     for (code, reason) in [
         (Code::PermissionDenied, "not_authorised"),
+        (Code::NotFound, "key_unavailable"),
         (Code::ResourceExhausted, "overloaded"),
         (Code::Internal, "refused"),
     ] {

@@ -143,11 +143,15 @@ async fn a_key_that_fails_at_one_key_server_is_asked_for_elsewhere_and_other_key
 #[tokio::test]
 async fn a_request_that_is_refused_for_what_it_is_is_asked_once() {
     let stack = Stack::start(Options { key_server_lines: "hedge = false", ..options(3) }).await;
-    stack.key_servers.iter().for_each(|key_server| key_server.conduct(Conduct::Refuse(Code::InvalidArgument)));
-    for _ in 0..5 {
-        stack.try_connect().await.unwrap_err();
+    for code in [Code::InvalidArgument, Code::OutOfRange] {
+        stack.key_servers.iter().for_each(|key_server| key_server.conduct(Conduct::Refuse(code)));
+        let before = stack.key_servers.iter().map(asked).sum::<usize>();
+        for _ in 0..5 {
+            stack.try_connect().await.unwrap_err();
+        }
+        assert_eq!(stack.key_servers.iter().map(asked).sum::<usize>(), before + 5, "{code}");
     }
-    assert_eq!(stack.key_servers.iter().map(asked).sum::<usize>(), 5);
+    assert!(stack.metrics().contains("handshake_failures_total{fault=\"client\",reason=\"name_not_allowed\"} 5"));
     assert_eq!(stack.telemetry.tries.ejections.get() + stack.telemetry.tries.breaker_trips.get(), 0);
 }
 
