@@ -40,6 +40,11 @@ impl VirtualHost {
         shown.map(|known| known.words.clone()).unwrap_or_default()
     }
 
+    /// The keys of the certificates there are.
+    pub fn key_ids(&self) -> impl Iterator<Item = KeyId> {
+        self.known.iter().map(|known| known.key_id())
+    }
+
     /// Whether there is a certificate to show.
     pub fn has_identity(&self) -> bool {
         !self.known.is_empty()

@@ -233,8 +233,7 @@ mod tests {
     use super::*;
     use crate::key_client::breaker::{Breaker, Failed, Weight};
     use crate::key_client::held::HeldKeys;
-    use crate::key_client::key_state::KeyStates;
-    use crate::key_client::key_state::tests::shape;
+    use crate::key_client::key_state::tests::states;
     use crate::key_client::peer::tests::{address, server};
     use crate::telemetry::LeaseTelemetry;
     use keystead_proto::v1;
@@ -243,7 +242,7 @@ mod tests {
     const KEY: KeyId = KeyId([1; 32]);
 
     fn key() -> Arc<KeyState> {
-        KeyStates::new(shape()).of(KEY)
+        states().0.of(KEY)
     }
 
     fn wanted(key: &KeyState, purpose: Purpose) -> Wanted<'_> {

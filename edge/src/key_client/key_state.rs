@@ -1,21 +1,26 @@
 //! What is known of each key: how its requests fare, at each key server and on each link.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
+use arc_swap::{ArcSwapOption, Guard};
 use keystead_tls::KeyId;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Tolerance};
+use super::breaker::{Breaker, Failed, Tolerance, Weight};
 use super::budget::Budget;
 use super::latency::Latency;
+use crate::directory::Directory;
 
-/// The keys that were asked for.
+/// The keys that were asked for, of those that virtual hosts have.
 #[derive(Debug)]
 pub(super) struct KeyStates {
     shape: Shape,
+    /// Keys that are left alone at some peer, each counted once for each peer.
+    breakers_open: Gauge,
     states: RwLock<HashMap<KeyId, Arc<KeyState>>>,
 }
 
@@ -35,8 +40,14 @@ pub(super) struct Shape {
 }
 
 impl KeyStates {
-    pub(super) fn new(shape: Shape) -> Self {
-        Self { shape, states: RwLock::default() }
+    /// No key; the breakers of those to come are counted in `breakers_open`.
+    pub(super) fn new(shape: Shape, breakers_open: Gauge) -> Self {
+        Self { shape, breakers_open, states: RwLock::default() }
+    }
+
+    /// When the breakers of keys and peers open.
+    pub(super) fn tolerance(&self) -> Tolerance {
+        self.shape.tolerance
     }
 
     /// The state of a key.
@@ -45,8 +56,35 @@ impl KeyStates {
         if let Some(state) = self.states.read().unwrap_or_else(PoisonError::into_inner).get(&key_id) {
             return state.clone();
         }
-        let mut states = self.states.write().unwrap_or_else(PoisonError::into_inner);
-        states.entry(key_id).or_insert_with(|| Arc::new(KeyState::new(&self.shape))).clone()
+        let make = || Arc::new(KeyState::new(&self.shape, self.breakers_open.clone()));
+        self.lock().entry(key_id).or_insert_with(make).clone()
+    }
+
+    /// Forgets the keys that no virtual host of `directory` has, as they go. Ends only by being dropped.
+    pub(super) async fn follow(self: Arc<Self>, directory: Arc<Directory>) {
+        let mut identities = directory.identities();
+        while identities.changed().await.is_ok() {
+            let keys = directory.table().hosts().iter().flat_map(|host| host.key_ids()).collect();
+            // What a handshake that began before asks for goes with the next change.
+            self.keep_only(&keys);
+        }
+    }
+
+    fn keep_only(&self, keys: &HashSet<KeyId>) {
+        self.lock().retain(|key_id, _| keys.contains(key_id));
+    }
+
+    /// Forgets how keys fare at the peer that has this slot, for another comes into it.
+    pub(super) fn forget_peer(&self, slot: usize) {
+        for state in self.lock().values() {
+            if let Some(at_peer) = state.at.get(slot) {
+                at_peer.store(None);
+            }
+        }
+    }
+
+    fn lock(&self) -> RwLockWriteGuard<'_, HashMap<KeyId, Arc<KeyState>>> {
+        self.states.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,33 +95,42 @@ pub(super) struct KeyState {
     pub(super) latency: Latency,
     pub(super) budget: Budget,
     tolerance: Tolerance,
+    breakers_open: Gauge,
     /// By the peer's slot.
-    at: Vec<OnceLock<Box<KeyAtPeer>>>,
+    at: Vec<ArcSwapOption<KeyAtPeer>>,
     max_in_flight: usize,
     /// Requests without an answer, by the link's number.
     in_flight: Vec<AtomicUsize>,
 }
 
 impl KeyState {
-    fn new(shape: &Shape) -> Self {
+    fn new(shape: &Shape, breakers_open: Gauge) -> Self {
         Self {
             latency: Latency::new(),
             budget: Budget::new(shape.retry_share, shape.retry_reserve),
             tolerance: shape.tolerance,
-            at: (0..shape.slots).map(|_| OnceLock::new()).collect(),
+            breakers_open,
+            at: (0..shape.slots).map(|_| ArcSwapOption::empty()).collect(),
             max_in_flight: shape.max_in_flight,
             in_flight: (0..shape.links).map(|_| AtomicUsize::new(0)).collect(),
         }
     }
 
     /// The key at the peer with this slot; `None` where it was not asked for.
-    pub(super) fn known_at(&self, slot: usize) -> Option<&KeyAtPeer> {
-        self.at.get(slot)?.get().map(Box::as_ref)
+    pub(super) fn known_at(&self, slot: usize) -> Option<Arc<KeyAtPeer>> {
+        self.at.get(slot)?.load_full()
     }
 
     /// The key at the peer with this slot.
-    pub(super) fn at(&self, slot: usize) -> Option<&KeyAtPeer> {
-        self.at.get(slot).map(|at| at.get_or_init(|| Box::new(KeyAtPeer::new(self.tolerance))).as_ref())
+    pub(super) fn at(&self, slot: usize) -> Option<Arc<KeyAtPeer>> {
+        let at = self.at.get(slot)?;
+        if let Some(known) = at.load_full() {
+            return Some(known);
+        }
+        let unknown = Arc::new(KeyAtPeer::new(self.tolerance, self.breakers_open.clone()));
+        // Another handshake may have come first.
+        let before = Guard::into_inner(at.compare_and_swap(&None::<Arc<KeyAtPeer>>, Some(unknown.clone())));
+        Some(before.unwrap_or(unknown))
     }
 
     /// Whether the link has a place for one more request of this key.
@@ -123,6 +170,7 @@ impl Drop for Place {
 pub(super) struct KeyAtPeer {
     pub(super) breaker: Breaker,
     average: Mutex<Option<Average>>,
+    breakers_open: Gauge,
 }
 
 /// A moving average of latencies.
@@ -138,8 +186,26 @@ const WEIGHT: f64 = 0.2;
 const HALF_LIFE: Duration = Duration::from_secs(5);
 
 impl KeyAtPeer {
-    fn new(tolerance: Tolerance) -> Self {
-        Self { breaker: Breaker::new(tolerance), average: Mutex::default() }
+    fn new(tolerance: Tolerance, breakers_open: Gauge) -> Self {
+        Self { breaker: Breaker::new(tolerance), average: Mutex::default(), breakers_open }
+    }
+
+    /// A request for the key was answered as it should be. Whether the key was left alone here, and is not any longer.
+    pub(super) fn succeeded(&self, now: Instant) -> bool {
+        let was_open = self.breaker.succeeded(now);
+        if was_open {
+            self.breakers_open.dec();
+        }
+        was_open
+    }
+
+    /// A request for the key that began at `began` has failed, with so much weight. What it did to the breaker.
+    pub(super) fn failed(&self, weight: Weight, began: Instant, now: Instant) -> Failed {
+        let failed = self.breaker.failed(weight, began, now, rand::random());
+        if matches!(failed, Failed::Opened(_)) {
+            self.breakers_open.inc();
+        }
+        failed
     }
 
     /// An answer took so long, or was given up after so long.
@@ -166,10 +232,32 @@ impl KeyAtPeer {
     }
 }
 
+impl Drop for KeyAtPeer {
+    fn drop(&mut self) {
+        if self.breaker.is_open() {
+            self.breakers_open.dec();
+        }
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+
+    /// States of no key, and how many breakers are open.
+    pub(crate) fn states() -> (Arc<KeyStates>, Gauge) {
+        let breakers_open = Gauge::default();
+        (Arc::new(KeyStates::new(shape(), breakers_open.clone())), breakers_open)
+    }
+
+    /// Opens the breaker of the key at this slot.
+    pub(crate) fn open(states: &KeyStates, key_id: KeyId, slot: usize) {
+        let (at_peer, now) = (states.of(key_id).at(slot).unwrap(), Instant::now());
+        let fail = || at_peer.failed(Weight::Full, now, now);
+        assert_eq!([fail(), fail()], [Failed::Noted; 2]);
+        assert!(matches!(fail(), Failed::Opened(_)));
+    }
 
     pub(crate) fn shape() -> Shape {
         let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -185,7 +273,7 @@ pub(super) mod tests {
 
     #[test]
     fn one_key_takes_no_more_than_its_share_of_a_link() {
-        let states = KeyStates::new(shape());
+        let (states, _) = states();
         let (slow, fast) = (states.of(KeyId([1; 32])), states.of(KeyId([2; 32])));
         let places = [slow.place(0).unwrap(), slow.place(0).unwrap()];
         assert!(slow.place(0).is_none() && !slow.has_place(0));
@@ -197,7 +285,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_average_follows_what_is_measured_and_fades_without() {
-        let (key, now) = (KeyAtPeer::new(shape().tolerance), Instant::now());
+        let (key, now) = (KeyAtPeer::new(shape().tolerance, Gauge::default()), Instant::now());
         assert_eq!(key.seconds(now), None);
         key.record(Duration::from_secs(1), now);
         assert_eq!(key.seconds(now), Some(1.0));
@@ -205,5 +293,19 @@ pub(super) mod tests {
         assert_eq!(key.seconds(now), Some(0.8));
         let faded = key.seconds(now + HALF_LIFE).unwrap();
         assert!((faded - 0.4).abs() < 0.001, "{faded}");
+    }
+
+    #[test]
+    fn keys_that_no_host_has_are_forgotten_with_their_breakers() {
+        let ((states, breakers_open), [kept, gone]) = (states(), [KeyId([1; 32]), KeyId([2; 32])]);
+        open(&states, kept, 0);
+        open(&states, gone, 0);
+        open(&states, gone, 1);
+        assert_eq!(breakers_open.get(), 3);
+        states.keep_only(&HashSet::from([kept]));
+        assert_eq!(breakers_open.get(), 1);
+        assert!(states.of(kept).known_at(0).is_some() && states.of(gone).known_at(0).is_none());
+        assert!(states.of(kept).at(0).unwrap().succeeded(Instant::now()));
+        assert_eq!(breakers_open.get(), 0);
     }
 }

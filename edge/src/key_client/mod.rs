@@ -59,7 +59,7 @@ pub struct KeyClient {
     /// Those of one key server follow one another.
     links: Vec<Arc<Link>>,
     standing: Arc<Standing>,
-    keys: KeyStates,
+    keys: Arc<KeyStates>,
     /// Of all keys together.
     budget: Budget,
     /// `None` where nobody is asked a second time for being late.
@@ -99,12 +99,21 @@ impl KeyClient {
             longest: config.longest_ejection_time,
         };
         let slots = config.connections * SLOTS_PER_CONNECTION;
+        let shape = Shape {
+            slots: config.addresses.len() * slots,
+            links: config.addresses.len() * config.connections,
+            max_in_flight: config.max_in_flight_per_key(),
+            tolerance,
+            retry_share: config.retry_budget,
+            retry_reserve: config.max_in_flight_per_key() * config.connections,
+        };
+        let keys = Arc::new(KeyStates::new(shape, telemetry.tries.breakers_open.clone()));
         let (mut servers, mut links) = (Vec::new(), Vec::new());
         // So that not every edge begins at the same address of a name.
         let offset = usize::from(rand::random::<u8>());
         for (index, name) in config.addresses.iter().enumerate() {
             let of_server = index * slots..(index + 1) * slots;
-            let server = Server::new(ServerIndex(index), name.clone(), of_server, tolerance, telemetry.clone());
+            let server = Server::new(ServerIndex(index), name.clone(), of_server, keys.clone(), telemetry.clone());
             let server = Arc::new(server);
             for number in 0..config.connections {
                 let parts = LinkParts {
@@ -122,19 +131,11 @@ impl KeyClient {
         }
         let probing =
             Hedging { shortest: config.hedge_after, longest: config.timeout.max(config.hedge_after * 4) / FAIR_PART };
-        let shape = Shape {
-            slots: servers.len() * slots,
-            links: links.len(),
-            max_in_flight: config.max_in_flight_per_key(),
-            tolerance,
-            retry_share: config.retry_budget,
-            retry_reserve: config.max_in_flight_per_key() * config.connections,
-        };
         Ok(Self {
             servers,
             links,
             standing,
-            keys: KeyStates::new(shape),
+            keys,
             // As many as one key server can owe when it is lost.
             budget: Budget::new(config.retry_budget, config.max_in_flight * config.connections),
             hedging: config.hedge.then_some(probing),
@@ -154,6 +155,7 @@ impl KeyClient {
             let resolving = resolve::keep_resolved(server.clone(), self.resolve_interval);
             tasks.spawn(async { match resolving.await {} });
         }
+        tasks.spawn(self.keys.clone().follow(directory.clone()));
         tasks
     }
 

@@ -11,7 +11,8 @@ use keystead_program::channel::HostPort;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Failed, Tolerance, Weight};
+use super::breaker::{Breaker, Failed, Weight};
+use super::key_state::KeyStates;
 use super::telemetry::ServerTelemetry;
 use crate::directory::ServerIndex;
 use crate::telemetry::Telemetry;
@@ -28,33 +29,24 @@ pub(super) struct Server {
     pub(super) resolve: Notify,
     pub(super) tries: ServerTelemetry,
     pub(super) telemetry: Arc<Telemetry>,
-    tolerance: Tolerance,
+    keys: Arc<KeyStates>,
     slots: std::ops::Range<usize>,
     peers: Mutex<Vec<Arc<Peer>>>,
 }
 
 impl Server {
-    /// A key server whose peers have these slots: one for each connection that may stand at one time.
+    /// A key server whose peers have these slots in the states of `keys`: one for each connection that may stand at one
+    /// time.
     pub(super) fn new(
         index: ServerIndex,
         name: HostPort,
         slots: std::ops::Range<usize>,
-        tolerance: Tolerance,
+        keys: Arc<KeyStates>,
         telemetry: Arc<Telemetry>,
     ) -> Self {
         let tries = telemetry.tries.of_server(&name);
         let (addresses, _) = watch::channel(Vec::new());
-        Self {
-            index,
-            name,
-            addresses,
-            resolve: Notify::new(),
-            tries,
-            telemetry,
-            tolerance,
-            slots,
-            peers: Mutex::default(),
-        }
+        Self { index, name, addresses, resolve: Notify::new(), tries, telemetry, keys, slots, peers: Mutex::default() }
     }
 
     /// The peer at this address: the one known, so that what was learned of it outlives its connections, or another, in the
@@ -75,6 +67,7 @@ impl Server {
         let slot = unused.as_ref().map_or(self.slots.start, |peer| peer.slot);
         let peer = Arc::new(Peer::new(self, address, slot));
         if let Some(unused) = unused {
+            self.keys.forget_peer(slot);
             *unused = peer.clone();
         }
         peer
@@ -118,7 +111,7 @@ impl Peer {
             server: server.name.to_string().into(),
             address,
             slot,
-            breaker: Breaker::new(server.tolerance),
+            breaker: Breaker::new(server.keys.tolerance()),
             answers: AtomicU64::new(0),
             links: AtomicU64::new(0),
             telemetry: server.telemetry.clone(),
@@ -182,13 +175,14 @@ impl Drop for Peer {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::key_client::key_state::tests::shape;
+    use crate::key_client::key_state::tests::{open, states};
+    use keystead_tls::KeyId;
     use prometheus_client::registry::Registry;
 
     pub(crate) fn server(index: usize, slots: std::ops::Range<usize>) -> Arc<Server> {
         let telemetry = Arc::new(Telemetry::register(&mut Registry::default()));
         let name = HostPort::from(address(7443));
-        Arc::new(Server::new(ServerIndex(index), name, slots, shape().tolerance, telemetry))
+        Arc::new(Server::new(ServerIndex(index), name, slots, states().0, telemetry))
     }
 
     pub(crate) fn address(port: u16) -> SocketAddr {
@@ -212,10 +206,16 @@ pub(super) mod tests {
             gone.failed("no_answer", Instant::now(), Instant::now());
         }
         assert_eq!(server.telemetry.tries.ejected.get(), 1);
+        let key = KeyId([1; 32]);
+        open(&server.keys, key, kept.slot);
+        open(&server.keys, key, gone.slot);
         drop(gone);
         let next = server.peer(address(3));
         assert_eq!((kept.slot, next.slot), (0, 1));
         assert!(!next.breaker.is_open());
+        let key = server.keys.of(key);
+        assert!(key.known_at(next.slot).is_none(), "it is another key server's");
+        assert!(key.known_at(kept.slot).is_some());
         assert_eq!(server.telemetry.tries.ejected.get(), 0);
     }
 

@@ -46,8 +46,7 @@ impl KeyClient {
         let now = Instant::now();
         sent.peer.succeeded(now);
         let at_peer = key.state.known_at(sent.peer.slot);
-        if at_peer.is_some_and(|at_peer| at_peer.breaker.succeeded(now)) {
-            self.telemetry.tries.breakers_open.dec();
+        if at_peer.is_some_and(|at_peer| at_peer.succeeded(now)) {
             tracing::info!(key_server = %sent.peer.server, key = %key.id, "the key is asked for here again");
         }
     }
@@ -92,11 +91,10 @@ impl KeyClient {
 
     fn key_failed(&self, key: &Key, sent: &Sent, (weight, reason): (Weight, &'static str), now: Instant) {
         let Some(at_peer) = key.state.at(sent.peer.slot) else { return };
-        match at_peer.breaker.failed(weight, sent.began, now, rand::random()) {
+        match at_peer.failed(weight, sent.began, now) {
             Failed::Noted => {}
             Failed::Opened(lasting) => {
                 self.telemetry.tries.breaker_trips.inc();
-                self.telemetry.tries.breakers_open.inc();
                 let (key_server, key) = (&sent.peer.server, key.id);
                 tracing::warn!(%key_server, %key, reason, ?lasting, "the key fails here and is asked for elsewhere");
             }
