@@ -43,7 +43,7 @@ impl LeaseNeeds {
 #[derive(Debug)]
 struct Sources {
     templates: Vec<HostTemplate>,
-    /// From before the last restart.
+    /// From before the last restart, until every key server was heard.
     remembered: IdentitySet,
     servers: Vec<Server>,
 }
@@ -54,23 +54,30 @@ struct Server {
     /// What it told last. It stays when the key server is gone, for others may serve the same keys, and sessions go on
     /// without any.
     told: Option<IdentitySet>,
+    /// Whether it said that it knows no such edge.
+    refused: bool,
     /// Connections to it that stand.
     links: usize,
 }
 
+impl Server {
+    /// Whether it said which identities it lets this edge use, if any.
+    fn is_heard(&self) -> bool {
+        self.refused || self.told.is_some()
+    }
+}
+
 impl Sources {
-    /// Where key servers differ about a key, the first in the configuration is believed.
+    /// Where key servers differ about a key, the first in the configuration is believed. What is remembered stands in for
+    /// those that were not heard, for they may hold what nobody else does.
     fn merged(&self) -> IdentitySet {
-        let mut told = self.servers.iter().filter_map(|server| server.told.as_ref());
-        let Some(first) = told.next() else {
-            return self.remembered.clone();
-        };
-        told.fold(first.clone(), IdentitySet::or)
+        let told = self.servers.iter().filter_map(|server| server.told.as_ref());
+        told.fold(IdentitySet::default(), IdentitySet::or).or(&self.remembered)
     }
 
     /// Takes the word of a key server. What it withdraws by it is withdrawn from the words of those that cannot be asked
-    /// too, so that no host goes on with a key that was disabled while one of them was unreachable. Those that can be
-    /// asked speak for themselves. Whether anything is otherwise than before.
+    /// too, and from what is remembered, so that no host goes on with a key that was disabled while one of them was
+    /// unreachable. Those that can be asked speak for themselves. Whether anything is otherwise than before.
     fn tell(&mut self, server: ServerIndex, set: IdentitySet) -> bool {
         let Some(told) = self.servers.get_mut(server.0).map(|server| &mut server.told) else { return false };
         if told.as_ref().is_some_and(|told| told.is_same(&set)) {
@@ -83,7 +90,23 @@ impl Sources {
         for told in others.filter_map(|(_, other)| other.told.as_mut()) {
             *told = std::mem::take(told).without(&withdrawn);
         }
+        self.remembered = std::mem::take(&mut self.remembered).without(&withdrawn);
+        self.forget_if_all_are_heard();
         true
+    }
+
+    /// A key server knows no such edge. Whether anything may be otherwise than before.
+    fn refuse(&mut self, server: ServerIndex) -> bool {
+        let Some(server) = self.servers.get_mut(server.0).filter(|server| !server.is_heard()) else { return false };
+        server.refused = true;
+        self.forget_if_all_are_heard();
+        true
+    }
+
+    fn forget_if_all_are_heard(&mut self) {
+        if self.servers.iter().all(Server::is_heard) {
+            self.remembered = IdentitySet::default();
+        }
     }
 
     fn lease_needs(&self) -> LeaseNeeds {
@@ -140,6 +163,14 @@ impl Directory {
         let mut set = told.unwrap_or_default();
         set.change(changes, &before);
         if sources.tell(server, set) {
+            self.rebuild(&sources);
+        }
+    }
+
+    /// A key server says that it knows no such edge.
+    pub fn refuse(&self, server: ServerIndex) {
+        let mut sources = self.lock();
+        if sources.refuse(server) {
             self.rebuild(&sources);
         }
     }
@@ -353,12 +384,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_serves_until_a_key_server_tells() {
+    fn what_is_remembered_serves_until_every_key_server_was_heard() {
         let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
-        let (directory, readiness) = directory(IdentitySet::read(message(&[&a, &b]), &IdentitySet::default()));
-        assert!(readiness.is_ready());
+        let remembered = IdentitySet::read(message(&[&a, &b]), &IdentitySet::default());
+        let tell_nothing = |directory: &Directory| directory.tell(ServerIndex(0), message(&[]));
+        let refuse = |directory: &Directory| directory.refuse(ServerIndex(0));
+        for be_heard in [tell_nothing, refuse] {
+            let (directory, readiness) = directory(remembered.clone());
+            assert!(readiness.is_ready());
+            directory.tell(ServerIndex(1), message(&[&b]));
+            assert_eq!(shown(&directory, "a.example").unwrap(), a.certificate_chain[0]);
+            be_heard(&directory);
+            assert_eq!(shown(&directory, "a.example"), None);
+            assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
+        }
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_not_remembered_for_those_that_were_not_heard() {
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        let (directory, _) = directory(IdentitySet::read(message(&[&a, &b]), &IdentitySet::default()));
+        directory.tell(ServerIndex(1), message(&[&a, &b]));
         directory.tell(ServerIndex(1), message(&[&b]));
         assert_eq!(shown(&directory, "a.example"), None);
-        assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
     }
 }

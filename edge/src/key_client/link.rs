@@ -102,6 +102,11 @@ impl Link {
                 Err(cause) => (false, cause),
             };
             told &= !stood;
+            if cause.is_stranger() {
+                let (into, server) = (directory.clone(), self.server.index);
+                // Which may make the whole table anew. A panic there is told of by itself.
+                let _ = spawn_blocking(move || into.refuse(server)).await;
+            }
             if acquaintance.is_ended(stood, &cause) {
                 directory.ticket_keys().forget(&self.server.name);
             }
