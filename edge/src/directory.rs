@@ -46,6 +46,10 @@ struct Sources {
     /// From before the last restart, until every key server was heard.
     remembered: IdentitySet,
     servers: Vec<Server>,
+    /// Whether nobody is waited for any longer who may yet tell of identities that hosts want for.
+    settled: bool,
+    /// Those without a certificate, as the log told last.
+    bare: Vec<String>,
 }
 
 /// A key server, and its word.
@@ -116,8 +120,8 @@ impl Sources {
 }
 
 impl Directory {
-    /// The hosts of a configuration, with the identities remembered from before. `ready` holds while every host has an
-    /// identity.
+    /// The hosts of a configuration, with the identities remembered from before. `ready` holds while any host has an
+    /// identity; at first, until [`Self::wait_no_more`], only if every host has, or every key server was heard.
     pub fn new(
         templates: Vec<HostTemplate>,
         servers: usize,
@@ -126,7 +130,8 @@ impl Directory {
         telemetry: Arc<Telemetry>,
     ) -> Self {
         templates.iter().for_each(HostTemplate::warn_of_config);
-        let sources = Sources { templates, remembered, servers: (0..servers).map(|_| Server::default()).collect() };
+        let servers = (0..servers).map(|_| Server::default()).collect();
+        let sources = Sources { templates, remembered, servers, settled: false, bare: Vec::new() };
         let directory = Self {
             table: ArcSwap::default(),
             sources: Mutex::new(sources),
@@ -136,7 +141,7 @@ impl Directory {
             ready,
             telemetry,
         };
-        directory.rebuild(&directory.lock());
+        directory.rebuild(&mut directory.lock());
         directory
     }
 
@@ -151,7 +156,7 @@ impl Directory {
         let before = self.merged.borrow().clone();
         let set = IdentitySet::read(message, &before);
         if sources.tell(server, set) {
-            self.rebuild(&sources);
+            self.rebuild(&mut sources);
         }
     }
 
@@ -163,7 +168,7 @@ impl Directory {
         let mut set = told.unwrap_or_default();
         set.change(changes, &before);
         if sources.tell(server, set) {
-            self.rebuild(&sources);
+            self.rebuild(&mut sources);
         }
     }
 
@@ -171,8 +176,15 @@ impl Directory {
     pub fn refuse(&self, server: ServerIndex) {
         let mut sources = self.lock();
         if sources.refuse(server) {
-            self.rebuild(&sources);
+            self.rebuild(&mut sources);
         }
+    }
+
+    /// Key servers that were not heard yet are not waited for any longer: the edge is ready if it can serve any host.
+    pub fn wait_no_more(&self) {
+        let mut sources = self.lock();
+        sources.settled = true;
+        self.judge(&mut sources, &self.table.load());
     }
 
     /// One more connection to a key server stands.
@@ -194,7 +206,7 @@ impl Directory {
         templates.iter().for_each(HostTemplate::warn_of_config);
         let mut sources = self.lock();
         sources.templates = templates;
-        self.rebuild(&sources);
+        self.rebuild(&mut sources);
     }
 
     /// The keys that sessions are sealed under.
@@ -212,10 +224,10 @@ impl Directory {
         self.lease_needs.subscribe()
     }
 
-    fn rebuild(&self, sources: &Sources) {
+    fn rebuild(&self, sources: &mut Sources) {
         let identities = sources.merged();
         let table = Table::build(&sources.templates, &identities);
-        self.report(&sources.templates, &table, &identities);
+        self.report(sources, &table, &identities);
         self.table.store(Arc::new(table));
         self.merged.send_replace(identities);
         self.lease_needs.send_if_modified(|needs| {
@@ -224,21 +236,36 @@ impl Directory {
         });
     }
 
-    fn report(&self, templates: &[HostTemplate], table: &Table, identities: &IdentitySet) {
+    fn report(&self, sources: &mut Sources, table: &Table, identities: &IdentitySet) {
         let before = self.merged.borrow();
-        for template in templates {
+        for template in &sources.templates {
             template.warn_of_keys(identities, &before);
         }
-        let bare: Vec<_> =
-            table.hosts().iter().filter(|host| !host.has_identity()).map(|host| host.name.as_str()).collect();
         self.telemetry.identities.set(count(identities.len()));
-        self.telemetry.hosts_without_identity.set(count(bare.len()));
-        tracing::info!(identities = identities.len(), hosts = table.hosts().len(), bare = bare.len(), "virtual hosts");
-        if bare.is_empty() {
+        let bare = self.judge(sources, table);
+        tracing::info!(identities = identities.len(), hosts = table.hosts().len(), bare, "virtual hosts");
+    }
+
+    /// Says whether clients should come. For a host without a certificate an edge does not send away those of all others:
+    /// every edge would lack the same certificate, and nobody would be left to serve them. How many such hosts there are.
+    fn judge(&self, sources: &mut Sources, table: &Table) -> usize {
+        let bare = table.hosts().iter().filter(|host| !host.has_identity()).map(|host| host.name.clone());
+        let bare: Vec<_> = bare.collect();
+        let missing = bare.len();
+        self.telemetry.hosts_without_identity.set(count(missing));
+        sources.settled |= bare.is_empty() || sources.servers.iter().all(Server::is_heard);
+        if bare.is_empty() || (sources.settled && missing < table.hosts().len()) {
             self.ready.met();
         } else {
-            self.ready.unmet(format!("no certificate for {}", bare.join(", ")));
+            self.ready.unmet(format!("no certificate for {}", excerpt(&bare)));
         }
+        if sources.settled && sources.bare != bare {
+            if !bare.is_empty() {
+                tracing::warn!(hosts = excerpt(&bare), "no certificate");
+            }
+            sources.bare = bare;
+        }
+        missing
     }
 
     fn lock(&self) -> MutexGuard<'_, Sources> {
@@ -246,6 +273,17 @@ impl Directory {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The first of `names`, and how many others there are.
+fn excerpt(names: &[String]) -> String {
+    match names.split_at_checked(EXCERPT) {
+        Some((first, others)) if !others.is_empty() => format!("{} and {} more", first.join(", "), others.len()),
+        Some(_) | None => names.join(", "),
+    }
+}
+
+/// Names in one line of the log.
+const EXCERPT: usize = 10;
 
 fn count(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -290,6 +328,44 @@ mod tests {
         directory.tell(ServerIndex(0), message(&[]));
         assert_eq!(shown(&directory, "a.example"), None);
         assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
+    }
+
+    #[test]
+    fn one_host_without_a_certificate_does_not_take_the_others_their_clients() {
+        let (directory, readiness) = directory(IdentitySet::default());
+        let (a, b) = (entry("a", "a.example"), entry("b", "b.example"));
+        directory.tell(ServerIndex(0), message(&[&a]));
+        directory.tell(ServerIndex(1), message(&[&b]));
+        directory.tell(ServerIndex(0), message(&[]));
+        assert!(readiness.is_ready());
+        assert_eq!(directory.telemetry.hosts_without_identity.get(), 1);
+        directory.tell(ServerIndex(1), message(&[]));
+        assert_eq!(readiness.reasons(), ["identities: no certificate for a.example, b.example"]);
+        directory.tell(ServerIndex(1), message(&[&b]));
+        assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn an_edge_that_starts_while_a_key_is_disabled_is_ready_when_all_key_servers_were_heard_or_are_not_waited_for() {
+        let a = entry("a", "a.example");
+        let hear_the_other = |directory: &Directory| directory.tell(ServerIndex(1), message(&[]));
+        for settle in [hear_the_other, Directory::wait_no_more] {
+            let (directory, readiness) = directory(IdentitySet::default());
+            directory.tell(ServerIndex(0), message(&[&a]));
+            assert!(!readiness.is_ready());
+            settle(&directory);
+            assert!(readiness.is_ready());
+        }
+        let (directory, readiness) = directory(IdentitySet::default());
+        directory.wait_no_more();
+        assert!(!readiness.is_ready(), "it can serve nobody");
+    }
+
+    #[test]
+    fn no_line_names_thousands_of_hosts() {
+        let names: Vec<_> = (0..12).map(|number| number.to_string()).collect();
+        assert_eq!(excerpt(names.get(..10).unwrap()), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9");
+        assert_eq!(excerpt(&names), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub async fn serve(config: Config, listeners: Vec<Listener>, stop: CancellationT
     let reload = reload.context("listen for SIGHUP").map_err(Failure::start)?;
     background.spawn(async { match reload.follow().await {} });
     let _links = key_client.keep_up(&directory);
+    background.spawn(limit_the_wait(directory.clone()));
 
     let (provider, verifications) = (config.crypto.provider(), Verifications::default());
     let ticket_keys = directory.ticket_keys().clone();
@@ -163,6 +164,16 @@ async fn failure_among(accepting: &mut JoinSet<io::Result<()>>) -> anyhow::Error
         Some(Err(cause)) => anyhow::Error::from(cause).context("listen"),
     }
 }
+
+/// Has an edge ready that cannot serve all of its hosts, though a key server is away that may have what they want for.
+async fn limit_the_wait(directory: Arc<Directory>) {
+    sleep(FIRST_WORD).await;
+    // A panic there is told of by itself.
+    let _ = spawn_blocking(move || directory.wait_no_more()).await;
+}
+
+/// For key servers to tell at first. A successor that is waited for is ready before its predecessor is stopped.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 async fn observe(
     config: &Config,
