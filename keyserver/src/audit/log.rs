@@ -227,11 +227,17 @@ fn append(file: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).open(file)
 }
 
-/// Makes the file that follows on `head`.
+/// Makes the file that follows on `head`, or takes the empty one that a try before has left.
 fn create(directory: &Path, head: Head) -> io::Result<File> {
+    // Opened first, so that want of file descriptors leaves nothing behind.
+    let entries = File::open(directory)?;
     let path = Segment::new(directory, head.sequence + 1).path;
-    let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)?;
-    File::open(directory)?.sync_all()?;
+    let made = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+    let file = match made {
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists && fs::metadata(&path)?.len() == 0 => append(&path)?,
+        made => made?,
+    };
+    entries.sync_all()?;
     Ok(file)
 }
 

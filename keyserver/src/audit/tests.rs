@@ -11,14 +11,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use keystead_program::channel::PeerIdentity;
 use tempfile::TempDir;
 
 use super::chain::Head;
 use super::config::{AuditSettings, WhenUnwritable};
-use super::log::LogError;
+use super::log::{Log, LogError};
 use super::metrics::AuditMetrics;
 use super::record::{Event, Request, ServerName};
 use super::recorder::{Audit, AuditError};
@@ -276,6 +276,27 @@ fn a_restart_goes_on_with_the_chain_and_cuts_what_a_kill_has_torn() {
     let files = files.written(1);
     assert_eq!(files.segments().len(), 1);
     files.verify_with(Wanted { last: Some(verified.last), from: Some(1) }).unwrap();
+}
+
+#[test]
+fn a_rotation_that_half_failed_is_made_good_by_the_next() {
+    let mut files = Files::new();
+    files.settings.rotate_bytes = 1;
+    let (mut log, _) = Log::open(&files.settings).unwrap();
+    log.append(SystemTime::now(), &Event::Started { version: "1.2.3", keys: 1, edges: 2 });
+    // Signed, so that the rotation adds nothing.
+    log.checkpoint(SystemTime::now());
+    let next = Segment::new(files.log(), log.head().sequence + 1).path;
+    fs::write(&next, "somebody's").unwrap();
+    assert_eq!(log.rotate().unwrap_err().kind(), std::io::ErrorKind::AlreadyExists, "what is not empty is let be");
+    fs::write(&next, "").unwrap();
+    assert!(log.rotate().unwrap());
+    log.append(SystemTime::now(), &Event::Stopped {});
+    log.checkpoint(SystemTime::now());
+    log.sync().unwrap();
+    drop(log);
+    assert_eq!(files.segments().len(), 2);
+    files.verify().unwrap();
 }
 
 #[test]
