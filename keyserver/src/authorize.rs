@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keystead_program::channel::PeerIdentity;
 use keystead_tls::KeyId;
@@ -22,12 +22,24 @@ pub struct Authorizations(HashMap<PeerIdentity, Arc<Rights>>);
 #[derive(Clone, Debug)]
 pub struct Rights {
     grants: Grants,
-    /// Keys whose names others have now, for as long as somebody keeps them.
-    superseded: HashMap<KeyId, Weak<Key>>,
+    /// Keys that it had under names that are other keys' since.
+    superseded: HashMap<KeyId, Superseded>,
     /// The group whose ticket keys it is told.
     pub ticket_group: TicketGroup,
     budget: Budget,
     not_after: NotAfter,
+}
+
+/// How long edges may go on asking for a key that another has replaced under its name. They hear of it at once; this is for
+/// handshakes that have begun, and for a key server that has much to tell.
+pub(crate) const SUPERSEDED_FOR: Duration = Duration::from_secs(60);
+
+/// A key that another has replaced under its name. Whoever loaded the other keeps it for as long as it is good.
+#[derive(Clone, Debug)]
+struct Superseded {
+    key: Weak<Key>,
+    /// From when on it is good for nothing, whoever keeps it.
+    until: Instant,
 }
 
 impl Authorizations {
@@ -52,11 +64,13 @@ impl Authorizations {
     }
 
     /// The same, in which rates that are those of `before` go on from what was left: to load a configuration again
-    /// must not fill them up.
+    /// must not fill them up. Keys that peers had in `before` and whose names other keys have are found for
+    /// [`SUPERSEDED_FOR`] longer, by those peers, and told to nobody.
     pub fn continuing(self, before: &Self) -> Self {
+        let at = Instant::now();
         let continued = |(peer, rights): (PeerIdentity, Arc<Rights>)| {
             let rights = match before.0.get(&peer) {
-                Some(before) => Arc::new(Arc::unwrap_or_clone(rights).continuing(before)),
+                Some(before) => Arc::new(Arc::unwrap_or_clone(rights).continuing(before, at)),
                 None => rights,
             };
             (peer, rights)
@@ -101,26 +115,19 @@ impl Rights {
         Self { budget, not_after, ..self }
     }
 
-    /// The grant of a key.
+    /// The grant of a key at that moment.
     ///
     /// # Errors
     /// [`Refusal::KeyNotAllowed`] where there is no such key or it is not this peer's, which the peer must not be able
     /// to tell apart.
-    pub fn grant(&self, key_id: &KeyId) -> Result<Arc<Grant>, Refusal> {
+    pub fn grant(&self, key_id: &KeyId, at: Instant) -> Result<Arc<Grant>, Refusal> {
         if let Some(grant) = self.grants.by_id.get(key_id) {
             return Ok(grant.clone());
         }
-        let key = self.superseded.get(key_id).and_then(Weak::upgrade).ok_or(Refusal::KeyNotAllowed)?;
+        let superseded = self.superseded.get(key_id).filter(|superseded| at < superseded.until);
+        let key = superseded.and_then(|superseded| superseded.key.upgrade()).ok_or(Refusal::KeyNotAllowed)?;
         let grant = self.grants.by_name.get(key.name()).ok_or(Refusal::KeyNotAllowed)?;
         Ok(Arc::new(grant.for_key(key)))
-    }
-
-    /// The same rights, with those of `superseded` whose names its keys have: they are found, for peers that have not heard
-    /// of the change, and told to nobody.
-    pub fn with_superseded(mut self, superseded: &[Arc<Key>]) -> Self {
-        let had_name = superseded.iter().filter(|key| self.grants.by_name.contains_key(key.name()));
-        self.superseded = had_name.map(|key| (key.key_id(), Arc::downgrade(key))).collect();
-        self
     }
 
     /// What is not over at that time, in the order of the configuration.
@@ -174,7 +181,8 @@ impl Rights {
         self.not_after.is_over(now)
     }
 
-    fn continuing(self, before: &Self) -> Self {
+    fn continuing(self, before: &Self, at: Instant) -> Self {
+        let superseded = self.superseding(before, at);
         let continued = |grant: Arc<Grant>| {
             let mut grant = Arc::unwrap_or_clone(grant);
             if let Some(before) = before.grants.by_name.get(grant.key().name()) {
@@ -183,7 +191,20 @@ impl Rights {
             grant
         };
         let grants = self.grants.in_order.into_iter().map(continued).collect();
-        Self { grants, budget: self.budget.continuing(&before.budget), ..self }
+        Self { grants, superseded, budget: self.budget.continuing(&before.budget), ..self }
+    }
+
+    /// Keys of `before` whose names it still has, and for other keys: those that are replaced by it, and those that were
+    /// replaced not long ago.
+    fn superseding(&self, before: &Self, at: Instant) -> HashMap<KeyId, Superseded> {
+        let is_replaced =
+            |key: &Key| self.grants.by_name.get(key.name()).is_some_and(|grant| grant.key().key_id() != key.key_id());
+        let good = before.superseded.iter().filter(|(_, superseded)| at < superseded.until);
+        let good = good.filter(|(_, superseded)| superseded.key.upgrade().is_some_and(|key| is_replaced(&key)));
+        let replaced = before.grants.in_order.iter().map(|grant| grant.key()).filter(|key| is_replaced(key));
+        let until = at + SUPERSEDED_FOR;
+        let replaced = replaced.map(|key| (key.key_id(), Superseded { key: Arc::downgrade(key), until }));
+        good.map(|(key_id, superseded)| (*key_id, superseded.clone())).chain(replaced).collect()
     }
 }
 
@@ -201,5 +222,91 @@ impl FromIterator<Grant> for Grants {
         let by_id = in_order.iter().map(|grant| (grant.key().key_id(), grant.clone())).collect();
         let by_name = in_order.iter().map(|grant| (grant.key().name().clone(), grant.clone())).collect();
         Self { in_order, by_id, by_name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use keystead_program::crypto::Crypto;
+
+    use super::*;
+    use crate::fixture::{EDGE_ONE, EDGE_TWO, Files, Kind};
+    use crate::ticket_keys::group::GroupName;
+
+    /// Another key of the name on each call.
+    fn key(files: &Files, name: &str) -> Arc<Key> {
+        files.add_key(name, Kind::P256);
+        Arc::new(files.load_key(name, Crypto::Fast, None).unwrap())
+    }
+
+    fn table(entries: &[(&str, &[&Arc<Key>])]) -> Authorizations {
+        let rights = |keys: &[&Arc<Key>]| {
+            let grants = keys.iter().map(|key| Grant::whole(Arc::clone(key)));
+            Rights::new(grants, TicketGroup::new(GroupName::default(), []))
+        };
+        entries.iter().map(|(peer, keys)| (peer.parse().unwrap(), rights(keys))).collect()
+    }
+
+    fn may_use(table: &Authorizations, peer: &str, key: &Key, at: Instant) -> bool {
+        let rights = table.of(&peer.parse().unwrap(), UnixTime::now()).unwrap();
+        rights.grant(&key.key_id(), at).is_ok()
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_is_good_for_a_while_whoever_keeps_it() {
+        let files = Files::new();
+        let (old, other) = (key(&files, "ec"), key(&files, "ec"));
+        let table = table(&[(EDGE_ONE, &[&other])]).continuing(&table(&[(EDGE_ONE, &[&old])]));
+        let at = Instant::now();
+        assert!(may_use(&table, EDGE_ONE, &old, at));
+        assert!(!may_use(&table, EDGE_ONE, &old, at + SUPERSEDED_FOR), "{}", Arc::strong_count(&old));
+        assert!(may_use(&table, EDGE_ONE, &other, at + SUPERSEDED_FOR));
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_is_kept_by_no_table() {
+        let files = Files::new();
+        let (old, other) = (key(&files, "ec"), key(&files, "ec"));
+        let table = table(&[(EDGE_ONE, &[&other])]).continuing(&table(&[(EDGE_ONE, &[&old])]));
+        assert!(Arc::into_inner(old).is_some());
+        drop(table);
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_is_nobodys_who_did_not_have_it() {
+        let files = Files::new();
+        let (old, other) = (key(&files, "ec"), key(&files, "ec"));
+        let further = key(&files, "further");
+        let before = table(&[(EDGE_ONE, &[&old]), (EDGE_TWO, &[&further])]);
+        let after = table(&[(EDGE_ONE, &[&other]), (EDGE_TWO, &[&further, &other])]).continuing(&before);
+        let at = Instant::now();
+        assert!(may_use(&after, EDGE_ONE, &old, at));
+        assert!(!may_use(&after, EDGE_TWO, &old, at));
+    }
+
+    #[test]
+    fn keys_that_were_replaced_outlast_further_changes_for_as_long_as_their_name_is_had() {
+        let files = Files::new();
+        let keys = [key(&files, "ec"), key(&files, "ec"), key(&files, "ec")];
+        let further = key(&files, "further");
+        let [first, second, third] = &keys;
+        let began = Instant::now();
+        let before = table(&[(EDGE_ONE, &[second])]).continuing(&table(&[(EDGE_ONE, &[first])]));
+        let after = table(&[(EDGE_ONE, &[third])]).continuing(&before);
+        for key in &keys {
+            assert!(may_use(&after, EDGE_ONE, key, Instant::now()));
+        }
+        // Time goes on from where it was.
+        let rights = after.of(&EDGE_ONE.parse().unwrap(), UnixTime::now()).unwrap();
+        let until = |key: &Key| rights.superseded.get(&key.key_id()).unwrap().until;
+        assert!(began + SUPERSEDED_FOR <= until(first) && until(first) < until(second));
+
+        let without = table(&[(EDGE_ONE, &[&further])]).continuing(&after);
+        let again = table(&[(EDGE_ONE, &[&further, third])]).continuing(&without);
+        assert!(!may_use(&again, EDGE_ONE, first, Instant::now()));
+        let back = table(&[(EDGE_ONE, &[first])]).continuing(&after);
+        assert!(may_use(&back, EDGE_ONE, first, Instant::now() + SUPERSEDED_FOR), "it is the name's once more");
     }
 }

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keystead_program::channel::ServerChannel;
 use keystead_program::reload::{Occasion, Occasions, ReloadOutcome};
@@ -18,7 +17,7 @@ use tokio::time::sleep;
 
 use crate::audit::Audit;
 use crate::audit::record::{Changes, Event};
-use crate::authorize::Authorizations;
+use crate::authorize::{Authorizations, SUPERSEDED_FOR};
 use crate::config::{Config, EdgeConfig};
 use crate::key::Key;
 use crate::metrics::Metrics;
@@ -142,10 +141,6 @@ impl Reload {
         self.warnings = warnings;
     }
 }
-
-/// How long edges may go on asking for a key that another has replaced under its name. They hear of it at once; this is for
-/// handshakes that have begun, and for a key server that has much to tell.
-const SUPERSEDED_FOR: Duration = Duration::from_secs(60);
 
 fn keep_for_a_while(superseded: Vec<Arc<Key>>) {
     if !superseded.is_empty() {

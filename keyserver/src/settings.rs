@@ -126,7 +126,7 @@ impl Settings {
         let custodian = Custodian { crypto, directory, protection, tokens };
         let (keys, away) = keys::load(&config.key, &custodian, &files, running)?;
         let superseded = running.map(|running| keys::superseded(&running.keys, &keys)).unwrap_or_default();
-        let authorizations = authorize(&config.edge, &keys, &superseded)?;
+        let authorizations = authorize(&config.edge, &keys)?;
         let audit = config.audit.as_ref().map(|audit| AuditSettings::load(audit, directory)).transpose()?;
         let mut warnings = warnings(&config, directory, &keys);
         warnings.extend(away);
@@ -217,11 +217,7 @@ fn check_limits(limits: &Limits) -> Result<(), SettingsError> {
 /// What an edge keeps in reserve on two connections, twice. With less, what it keeps would be too old when it is used.
 const LEAST_LEASES: u32 = 8192;
 
-fn authorize(
-    edges: &[EdgeConfig],
-    keys: &[Arc<Key>],
-    superseded: &[Arc<Key>],
-) -> Result<Authorizations, SettingsError> {
+fn authorize(edges: &[EdgeConfig], keys: &[Arc<Key>]) -> Result<Authorizations, SettingsError> {
     let by_name: HashMap<&str, &Arc<Key>> = keys.iter().map(|key| (key.name().as_ref(), key)).collect();
     let groups = ticket_groups(edges);
     let mut seen = HashSet::new();
@@ -237,7 +233,6 @@ fn authorize(
         let ticket_group = groups.get(&edge.ticket_group).filter(|_| !edge.revoked).cloned();
         Ok(ticket_group.map(|ticket_group| {
             let rights = Rights::new(grants, ticket_group).within(budget, bounds.not_after.into());
-            let rights = rights.with_superseded(superseded);
             (edge.id.clone(), rights)
         }))
     };

@@ -1,7 +1,7 @@
 //! Between the protocol's messages and the key server's own types.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keystead_proto::pad::Pad;
@@ -134,9 +134,11 @@ pub(crate) fn identities(rights: &Rights, now: UnixTime) -> v1::WatchEvent {
     v1::WatchEvent { event: Some(v1::watch_event::Event::Identities(identities)) }
 }
 
-/// What a peer was told of a key.
+/// What a peer was told of a key, which is not kept by it: a stream that nobody reads keeps what it told for as long as it
+/// stands.
 pub(crate) struct Told {
-    key: Arc<Key>,
+    key: Weak<Key>,
+    key_id: KeyId,
     schemes: Vec<SignatureScheme>,
     recovers: bool,
 }
@@ -145,7 +147,8 @@ impl Told {
     /// What a peer is told that has `rights` at that time, by the keys' names.
     pub(crate) fn of(rights: &Rights, now: UnixTime) -> HashMap<Arc<str>, Self> {
         let told = |grant: &Grant| Self {
-            key: grant.key().clone(),
+            key: Arc::downgrade(grant.key()),
+            key_id: grant.key().key_id(),
             schemes: grant.schemes().to_vec(),
             recovers: grant.recovers(),
         };
@@ -154,7 +157,7 @@ impl Told {
 
     /// Keys that were not loaded again are shared.
     fn is_the_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.key, &other.key) && self.schemes == other.schemes && self.recovers == other.recovers
+        Weak::ptr_eq(&self.key, &other.key) && self.schemes == other.schemes && self.recovers == other.recovers
     }
 }
 
@@ -165,15 +168,17 @@ pub(crate) fn identity_changes(
     rights: &Rights,
     now: UnixTime,
 ) -> Option<v1::WatchEvent> {
-    let is_gone = |told: &&Told| after.get(told.key.name()).is_none_or(|now| now.key.key_id() != told.key.key_id());
-    let removed =
-        |told: &Told| v1::RemovedIdentity { name: told.key.name().to_string(), key_id: told.key.key_id().0.to_vec() };
+    let is_gone = |(name, told): &(&Arc<str>, &Told)| after.get(*name).is_none_or(|now| now.key_id != told.key_id);
+    let removed = |(name, told): (&Arc<str>, &Told)| v1::RemovedIdentity {
+        name: name.to_string(),
+        key_id: told.key_id.0.to_vec(),
+    };
     let is_told = |grant: &&Grant| {
         let name = grant.key().name();
         before.get(name).zip(after.get(name)).is_some_and(|(before, after)| before.is_the_same(after))
     };
     let changes = v1::IdentityChanges {
-        removed: before.values().filter(is_gone).map(removed).collect(),
+        removed: before.iter().filter(is_gone).map(removed).collect(),
         changed: rights.grants(now).filter(|grant| !is_told(grant)).map(identity).collect(),
     };
     let is_none = changes.removed.is_empty() && changes.changed.is_empty();

@@ -10,7 +10,7 @@ mod work;
 pub use work::Operation;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use keystead_program::channel::{PeerIdentity, PeerInfo};
@@ -34,7 +34,7 @@ use answer::{Answer, Done};
 use draft::Draft;
 use exchange::Exchange;
 use watch::Watch;
-use work::Work;
+use work::{Permission, Work};
 
 /// The service `keystead.v1.KeyServer`. Clones share everything.
 #[derive(Clone, Debug)]
@@ -214,8 +214,9 @@ impl KeyServer for Service {
 struct Peer {
     identity: PeerIdentity,
     authorizations: changing::Receiver<Arc<Authorizations>>,
-    /// Why it has none, when it has none.
-    rights: Result<Arc<Rights>, Refusal>,
+    /// Those that were looked up last, or why it has none. They are the table's to keep: a stream that nobody reads must
+    /// not hold on to keys that were taken out of it.
+    rights: Result<Weak<Rights>, Refusal>,
     audit: Audit,
 }
 
@@ -227,7 +228,8 @@ impl Peer {
     }
 
     fn look_up(&mut self) {
-        self.rights = self.authorizations.borrow_and_update().of(&self.identity, UnixTime::now()).cloned();
+        let table = self.authorizations.borrow_and_update();
+        self.rights = table.of(&self.identity, UnixTime::now()).map(Arc::downgrade);
     }
 
     /// Waits until its rights may have changed.
@@ -256,16 +258,26 @@ impl Peer {
     ///
     /// # Errors
     /// Why it may have nothing, when it is known no longer or its time is over.
-    fn rights(&mut self) -> Result<&Arc<Rights>, Refusal> {
+    fn rights(&mut self) -> Result<Arc<Rights>, Refusal> {
         // The shared table is only read after it changed.
         if self.has_changed() {
             self.look_up();
         }
+        let rights = match &self.rights {
+            Ok(rights) => rights.upgrade(),
+            Err(reason) => return Err(*reason),
+        };
+        let rights = match rights {
+            Some(rights) => rights,
+            // Between a change of the table and the word of it.
+            None => self.authorizations.borrow().of(&self.identity, UnixTime::now()).cloned()?,
+        };
         // The clock may be ahead of who tells of its changes.
-        if self.rights.as_ref().is_ok_and(|rights| rights.is_over(UnixTime::now())) {
+        if rights.is_over(UnixTime::now()) {
             self.rights = Err(Refusal::RightsExpired);
+            return Err(Refusal::RightsExpired);
         }
-        self.rights.as_ref().map_err(|reason| *reason)
+        Ok(rights)
     }
 
     /// Whether its rights may be others than were looked up last.
@@ -321,18 +333,17 @@ fn accept(peer: &mut Peer, asked: Option<Asked>, answer: &mut Answer) -> Result<
     }
     let work = match asked.ok_or(Refusal::MalformedRequest).and_then(Work::read) {
         Ok(work) => work,
-        Err(malformed) => return Err(refused_for(malformed, rights)),
+        Err(malformed) => return Err(refused_for(malformed, &rights)),
     };
-    let grant = match work.grant(rights) {
-        Ok(grant) => grant,
-        Err(foreign) => return Err(refused_for(foreign, rights)),
+    let Permission { grant, allowed } = match work.permission(&rights) {
+        Ok(permission) => permission,
+        Err(foreign) => return Err(refused_for(foreign, &rights)),
     };
     let grant = grant.as_deref();
     if let Some(grant) = grant {
         answer.about(grant.key().clone());
     }
-    let allowed = work.allowed_by(rights, UnixTime::now());
-    work.pay(rights, grant, allowed.is_ok())?;
+    work.pay(&rights, grant, allowed.is_ok())?;
     allowed?;
     let lane = Operation::lane(grant);
     Ok((work, lane))

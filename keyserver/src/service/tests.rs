@@ -458,6 +458,28 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
     assert_eq!(names().await, None);
 }
 
+#[tokio::test]
+async fn a_stream_that_nobody_reads_keeps_no_key_that_was_taken_away() {
+    let running = Running::start().await;
+    let table = |keys: Vec<Arc<Key>>| {
+        let rights = Rights::new(keys.into_iter().map(Grant::whole), TicketGroup::new(GroupName::default(), []));
+        Arc::new([(EDGE_ONE.parse().unwrap(), rights)].into_iter().collect::<Authorizations>())
+    };
+    running.files.add_key("gone", Kind::P256);
+    let key = running.files.load_key("gone", keystead_program::crypto::Crypto::Fast, None).unwrap();
+    let key = Arc::new(key);
+    let authorizations = changing::Sender::new(table(vec![key.clone()]));
+    let mut peer = Peer::new(EDGE_ONE.parse().unwrap(), authorizations.subscribe(), Audit::off());
+    let mut events = Watch::new(peer.clone(), true, None, &Stopping::default());
+    assert!(events.next().await.unwrap().is_ok());
+    assert!(peer.rights().is_ok());
+
+    authorizations.send_replace(table(vec![running.keys[0].clone()]));
+    assert!(Arc::into_inner(key).is_some(), "a stream keeps the key");
+    assert!(peer.rights().unwrap().grant(&running.keys[0].key_id(), Instant::now()).is_ok());
+    drop(events);
+}
+
 async fn health(client: &mut HealthClient<Channel>, service: &str) -> ServingStatus {
     let request = HealthCheckRequest { service: service.to_owned() };
     client.check(request).await.unwrap().into_inner().status()

@@ -79,7 +79,7 @@ impl State {
 
     fn identities(mut self) -> (Event, Self) {
         let rights = match self.peer.rights() {
-            Ok(rights) => rights.clone(),
+            Ok(rights) => rights,
             Err(reason) => return self.refused(reason),
         };
         let now = UnixTime::now();

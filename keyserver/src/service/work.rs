@@ -13,9 +13,9 @@ use super::answer::{Answer, Done, Outcome};
 use super::{Peer, message};
 use crate::authorize::Rights;
 use crate::lease::Leases;
-use crate::operation::Call;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::SignServerKeyExchange;
+use crate::operation::Call;
 use crate::policy::Grant;
 use crate::rate::Cost;
 use crate::refusal::Refusal;
@@ -34,9 +34,17 @@ pub(super) fn call(asked: &Asked) -> Call {
 /// A request that makes sense.
 #[derive(Debug)]
 pub(super) enum Work {
-    Sign { key_id: KeyId, request: SignServerKeyExchange },
+    /// Something with a key.
+    Use { key_id: KeyId, to: Use },
+    /// Randoms, which take none.
     Lease { count: u32 },
-    Recover { key_id: KeyId, request: RecoverMasterSecret },
+}
+
+/// What is done with a key.
+#[derive(Debug)]
+pub(super) enum Use {
+    Sign(SignServerKeyExchange),
+    Recover(RecoverMasterSecret),
 }
 
 impl Work {
@@ -46,36 +54,27 @@ impl Work {
     /// [`Refusal::MalformedRequest`] for what makes none.
     pub(super) fn read(asked: Asked) -> Result<Self, Refusal> {
         match asked {
-            Asked::SignServerKeyExchange(request) => {
-                message::sign_server_key_exchange(request).map(|(key_id, request)| Self::Sign { key_id, request })
-            }
+            Asked::SignServerKeyExchange(request) => message::sign_server_key_exchange(request)
+                .map(|(key_id, request)| Self::Use { key_id, to: Use::Sign(request) }),
             Asked::LeaseRandoms(request) => Ok(Self::Lease { count: request.count }),
-            Asked::RecoverMasterSecret(request) => {
-                message::recover_master_secret(request).map(|(key_id, request)| Self::Recover { key_id, request })
-            }
+            Asked::RecoverMasterSecret(request) => message::recover_master_secret(request)
+                .map(|(key_id, request)| Self::Use { key_id, to: Use::Recover(request) }),
         }
     }
 
-    /// What of `rights` the key that it names has, where it names one.
+    /// What of `rights` the key that it names has, where it names one, and whether that allows it.
     ///
     /// # Errors
     /// [`Refusal::KeyNotAllowed`] for a key that is not the peer's.
-    pub(super) fn grant(&self, rights: &Rights) -> Result<Option<Arc<Grant>>, Refusal> {
+    pub(super) fn permission(&self, rights: &Rights) -> Result<Permission, Refusal> {
+        let now = UnixTime::now();
         match self {
-            Self::Sign { key_id, .. } | Self::Recover { key_id, .. } => rights.grant(key_id).map(Some),
-            Self::Lease { .. } => Ok(None),
-        }
-    }
-
-    /// That `rights` allow it at that time.
-    ///
-    /// # Errors
-    /// [`Refusal`] when they do not.
-    pub(super) fn allowed_by(&self, rights: &Rights, now: UnixTime) -> Result<(), Refusal> {
-        match self {
-            Self::Sign { key_id, request } => rights.grant(key_id)?.may_sign(request.scheme, &request.server_name, now),
-            Self::Lease { .. } => rights.may_lease(now),
-            Self::Recover { key_id, .. } => rights.grant(key_id)?.may_recover(now),
+            Self::Use { key_id, to } => {
+                let grant = rights.grant(key_id, Instant::now())?;
+                let allowed = to.allowed_by(&grant, now);
+                Ok(Permission { grant: Some(grant), allowed })
+            }
+            Self::Lease { .. } => Ok(Permission { grant: None, allowed: rights.may_lease(now) }),
         }
     }
 
@@ -90,6 +89,23 @@ impl Work {
             (Self::Lease { .. }, _) if allowed => rights.pay_for_leases(UnixTime::now(), at),
             (_, Some(grant)) if allowed => rights.pay(Some(grant), grant.key().unit_cost(), at),
             (_, grant) => rights.pay(grant, Cost::LEAST, at),
+        }
+    }
+}
+
+/// What somebody's rights say of a request.
+pub(super) struct Permission {
+    /// That of the key, where it names one.
+    pub(super) grant: Option<Arc<Grant>>,
+    /// Whether it may be done.
+    pub(super) allowed: Result<(), Refusal>,
+}
+
+impl Use {
+    fn allowed_by(&self, grant: &Grant, now: UnixTime) -> Result<(), Refusal> {
+        match self {
+            Self::Sign(request) => grant.may_sign(request.scheme, &request.server_name, now),
+            Self::Recover(_) => grant.may_recover(now),
         }
     }
 }
@@ -115,23 +131,24 @@ impl Operation {
         grant.map_or(Lane::of(CostClass::Light), |grant| grant.key().lane())
     }
 
+    /// What the peer may have may have changed while this waited, so it is looked at again.
     fn outcome(&mut self, rng: &mut dyn CryptoRng) -> Outcome {
-        // What the peer may have may have changed while this waited.
-        let rights = self.peer.rights()?.clone();
-        self.work.allowed_by(&rights, UnixTime::now())?;
-        match &self.work {
-            Work::Sign { key_id, request } => {
-                request.run(rights.grant(key_id)?.key(), self.provider, rng).map(Done::Signed)
-            }
+        let (provider, leases) = (self.provider, &self.leases);
+        let (key_id, to) = match &self.work {
+            Work::Use { key_id, to } => (key_id, to),
             Work::Lease { count } => {
                 let edge = self.peer.identity.clone();
-                // Asked once more, while no ledger can be removed.
-                let may = || self.peer.rights().and_then(|rights| rights.may_lease(UnixTime::now()));
-                self.leases.lease_if(&edge, *count, may).map(Done::Leased)
+                // Asked while no ledger can be removed.
+                let may = || self.peer.rights()?.may_lease(UnixTime::now());
+                return leases.lease_if(&edge, *count, may).map(Done::Leased);
             }
-            Work::Recover { key_id, request } => {
-                let (grant, edge) = (rights.grant(key_id)?, &self.peer.identity);
-                request.run(&grant, edge, &self.leases, self.provider, rng).map(Done::Recovered)
+        };
+        let grant = self.peer.rights()?.grant(key_id, Instant::now())?;
+        to.allowed_by(&grant, UnixTime::now())?;
+        match to {
+            Use::Sign(request) => request.run(grant.key(), provider, rng).map(Done::Signed),
+            Use::Recover(request) => {
+                request.run(&grant, &self.peer.identity, leases, provider, rng).map(Done::Recovered)
             }
         }
     }
