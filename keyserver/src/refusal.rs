@@ -64,6 +64,11 @@ impl Refusal {
         self.into()
     }
 
+    /// Whether a private key failed.
+    pub fn is_a_keys(self) -> bool {
+        matches!(self, Self::RecoveryFailed | Self::SigningFailed | Self::FaultySignature)
+    }
+
     /// What the peer is told.
     pub fn message(self) -> &'static str {
         match self {

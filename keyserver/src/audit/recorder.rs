@@ -60,6 +60,32 @@ impl Drop for Place {
     }
 }
 
+/// Nobody writes the record.
+#[derive(Debug)]
+struct Lost;
+
+/// Tells, when the writer's thread comes to its end in whatever way, that nobody writes the log any more.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended();
+        if std::thread::panicking() {
+            tracing::error!(reason = "audit_unavailable", "the thread that writes the audit log panicked");
+        }
+    }
+}
+
+impl Shared {
+    /// No place is given from here on.
+    fn ended(&self) {
+        self.closing.store(true, Ordering::Release);
+        if let Some(condition) = self.condition.get() {
+            condition.unmet("audit_unavailable: the thread that writes the log has ended");
+        }
+    }
+}
+
 /// Why the audit log did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -94,7 +120,11 @@ impl Audit {
             condition: OnceLock::new(),
         });
         let writer = Writer::new(log, told, shared.clone(), settings.checkpoint_interval);
-        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run());
+        let ended = Ended(shared.clone());
+        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
+            let _ended = ended;
+            writer.run();
+        });
         let thread = Mutex::new(Some(thread.map_err(AuditError::Thread)?));
         let audit = Self(Some(Arc::new(Recorder { entries, shared, thread })));
         if torn > 0 {
@@ -110,6 +140,9 @@ impl Audit {
         if let Some(recorder) = &self.0 {
             // A second condition would say the same.
             let _ = recorder.shared.condition.set(condition);
+            if recorder.shared.closing.load(Ordering::Acquire) {
+                recorder.shared.ended();
+            }
         }
     }
 
@@ -129,12 +162,22 @@ impl Audit {
         }
     }
 
-    /// Hands over the record of something that was done, in its `place`.
-    pub(crate) fn done(&self, request: Request, place: Option<Place>) {
-        let Some(recorder) = &self.0 else { return };
-        match place {
-            Some(place) => recorder.send(Event::Request(request), Some(place)),
-            None => recorder.sum(&request),
+    /// Hands over the record of something that was done, or tried with a private key, in its `place`.
+    ///
+    /// # Errors
+    /// [`Refusal::AuditUnavailable`] when nobody writes it: what was done must not be told.
+    pub(crate) fn done(&self, request: Request, place: Option<Place>) -> Result<(), Refusal> {
+        let Some(recorder) = &self.0 else { return Ok(()) };
+        let Some(place) = place else {
+            recorder.sum(&request);
+            return Ok(());
+        };
+        match (recorder.send(Event::Request(request), Some(place)), recorder.shared.when_unwritable) {
+            (Err(Lost), WhenUnwritable::Refuse) => {
+                recorder.shared.metrics.refused.inc();
+                Err(Refusal::AuditUnavailable)
+            }
+            (Ok(()), _) | (Err(Lost), WhenUnwritable::DangerGoOn) => Ok(()),
         }
     }
 
@@ -145,7 +188,7 @@ impl Audit {
             return recorder.sum(&request);
         }
         match place.or_else(|| recorder.place()) {
-            Some(place) => recorder.send(Event::Request(request), Some(place)),
+            Some(place) => drop(recorder.send(Event::Request(request), Some(place))),
             None => recorder.sum(&request),
         }
     }
@@ -153,7 +196,7 @@ impl Audit {
     /// Hands over a record of the key server's own life.
     pub fn tell(&self, event: Event) {
         if let Some(recorder) = &self.0 {
-            recorder.send(event, None);
+            let _ = recorder.send(event, None);
         }
     }
 
@@ -163,7 +206,7 @@ impl Audit {
         recorder.shared.closing.store(true, Ordering::Release);
         let thread = recorder.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
-        recorder.send(Event::Stopped {}, None);
+        let _ = recorder.send(Event::Stopped {}, None);
         if thread.join().is_err() {
             tracing::error!("the thread of the audit log panicked");
         }
@@ -184,15 +227,91 @@ impl Recorder {
         (is_free && !shared.closing.load(Ordering::Acquire)).then_some(place)
     }
 
-    fn send(&self, event: Event, place: Option<Place>) {
+    fn send(&self, event: Event, place: Option<Place>) -> Result<(), Lost> {
         let time = SystemTime::now();
-        if self.entries.send(Entry { time, event, place }).is_err() {
+        self.entries.send(Entry { time, event, place }).map_err(|_| {
+            self.shared.ended();
             tracing::error!(reason = writer::LOST, "audit record after the end of the log");
-        }
+            Lost
+        })
     }
 
     fn sum(&self, request: &Request) {
         self.shared.metrics.summed.inc();
         self.shared.meters.add(&request.peer, request.operation, request.outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use keystead_program::observe::Readiness;
+
+    use super::*;
+
+    /// The log of a process, as those see it who tell it, and where their words go.
+    fn told_to(when_unwritable: WhenUnwritable) -> (Audit, crossbeam_channel::Receiver<Entry>, Readiness) {
+        let (entries, told) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared {
+            taken: AtomicUsize::new(0),
+            queue: 8,
+            when_unwritable,
+            closing: AtomicBool::new(false),
+            meters: Meters::default(),
+            metrics: AuditMetrics::default(),
+            condition: OnceLock::new(),
+        });
+        let audit = Audit(Some(Arc::new(Recorder { entries, shared, thread: Mutex::new(None) })));
+        let readiness = Readiness::new();
+        audit.report_to(readiness.condition("audit"));
+        assert!(readiness.is_ready());
+        (audit, told, readiness)
+    }
+
+    fn request() -> Request {
+        Request {
+            peer: "spiffe://keystead.test/edge/one".parse().unwrap(),
+            operation: "sign_server_key_exchange",
+            key: None,
+            key_id: None,
+            server_name: None,
+            server_random: None,
+            leased: None,
+            outcome: "done",
+        }
+    }
+
+    #[test]
+    fn a_writer_that_panics_leaves_no_place_and_no_readiness() {
+        let (audit, told, readiness) = told_to(WhenUnwritable::Refuse);
+        let ended = Ended(audit.0.as_ref().unwrap().shared.clone());
+        let writer = std::thread::spawn(move || {
+            let (_ended, _told) = (ended, told);
+            std::panic::resume_unwind(Box::new("the writer's own fault"));
+        });
+        assert!(writer.join().is_err());
+        assert_eq!(audit.reserve().err(), Some(Refusal::AuditUnavailable));
+        assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn what_nobody_writes_was_not_done() {
+        let (audit, told, readiness) = told_to(WhenUnwritable::Refuse);
+        let place = audit.reserve().unwrap();
+        drop(told);
+        assert_eq!(audit.done(request(), place), Err(Refusal::AuditUnavailable));
+        assert_eq!(audit.reserve().err(), Some(Refusal::AuditUnavailable));
+        assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn who_goes_on_without_a_log_does_so_without_its_writer() {
+        let (audit, told, readiness) = told_to(WhenUnwritable::DangerGoOn);
+        let place = audit.reserve().unwrap();
+        drop(told);
+        assert_eq!(audit.done(request(), place), Ok(()));
+        assert!(audit.reserve().unwrap().is_none());
+        assert!(!readiness.is_ready());
     }
 }

@@ -109,7 +109,7 @@ fn request(outcome: &'static str) -> Request {
 fn sign(audit: &Audit, records: usize) {
     for _ in 0..records {
         let place = wait_for(|| audit.reserve().ok());
-        audit.done(request("done"), place);
+        audit.done(request("done"), place).unwrap();
     }
 }
 
@@ -374,7 +374,7 @@ fn going_on_without_a_place_is_summed_up() {
     let places: Vec<_> = (0..64).map(|_| audit.reserve().unwrap()).collect();
     let none = audit.reserve().unwrap();
     assert!(none.is_none());
-    audit.done(request("done"), none);
+    audit.done(request("done"), none).unwrap();
     drop(places);
     audit.close();
     assert!(files.lines().iter().any(|line| line.contains(r#""outcome":"done","count":1"#)));
@@ -417,7 +417,7 @@ fn the_hot_path_costs_little() {
     for _ in 0..RECORDS {
         let server_name = ServerName::of("www.example.org");
         let place = audit.reserve().unwrap();
-        audit.done(Request { peer: peer_of_all(), server_name, ..request_of_all() }, place);
+        audit.done(Request { peer: peer_of_all(), server_name, ..request_of_all() }, place).unwrap();
     }
     let each = began.elapsed() / RECORDS;
     wait_for(|| (metrics.last_sequence() > RECORDS.into()).then_some(()));

@@ -23,6 +23,7 @@ use rsa::pkcs1::RsaPublicKeyRef;
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
+use super::Failed;
 use super::pkcs1_unpad::{PRE_MASTER_SECRET_LENGTH, pre_master_secret};
 use crate::key::Key;
 use crate::lease::Leases;
@@ -61,17 +62,18 @@ impl RecoverMasterSecret {
         leases: &Leases,
         provider: &dyn Provider,
         rng: &mut dyn CryptoRng,
-    ) -> Result<MasterSecret, Refusal> {
+    ) -> Result<MasterSecret, Failed> {
         let key = grant.key();
         let accepted = self.accept(key, edge, leases).ok_or(Refusal::KeyTransportRefused)?;
         if !grant.serves(accepted.handshake.server_name.as_deref()) {
-            return Err(Refusal::KeyTransportServerName);
+            return Err(Refusal::KeyTransportServerName.into());
         }
-        let pre_master_secret = accepted.handshake.pre_master_secret(key, rng)?;
+        let failed = |reason| Failed { reason, tried_for: Some(accepted.handshake.server_random) };
+        let pre_master_secret = accepted.handshake.pre_master_secret(key, rng).map_err(failed)?;
         let master_secret = accepted.handshake.master_secret(&pre_master_secret);
         match bool::from(accepted.finished_verifies(&master_secret, provider)) {
             true => Ok(master_secret),
-            false => Err(Refusal::KeyTransportRefused),
+            false => Err(failed(Refusal::KeyTransportRefused)),
         }
     }
 

@@ -9,6 +9,7 @@ use keystead_tls::message::server_key_exchange::{ServerEcdhParams, signed_conten
 use keystead_tls::{KeyKind, NamedGroup, SignatureScheme};
 use rand_core::CryptoRng;
 
+use super::Failed;
 use crate::key::Key;
 use crate::refusal::Refusal;
 
@@ -41,14 +42,14 @@ impl SignServerKeyExchange {
     /// Signs with `key`. ServerHello.random is all random (32 bytes of `rng`), with no clock in it.
     ///
     /// # Errors
-    /// [`Refusal`] when the key does not sign with the scheme, the group is not known, the public value is no point of
+    /// [`Failed`] when the key does not sign with the scheme, the group is not known, the public value is no point of
     /// it, or the key fails.
-    pub fn run(&self, key: &Key, provider: &dyn Provider, rng: &mut dyn CryptoRng) -> Result<Signed, Refusal> {
+    pub fn run(&self, key: &Key, provider: &dyn Provider, rng: &mut dyn CryptoRng) -> Result<Signed, Failed> {
         if !key.identity().schemes().contains(&self.scheme) {
-            return Err(Refusal::SchemeNotAllowed);
+            return Err(Refusal::SchemeNotAllowed.into());
         }
         if !NamedGroup::KNOWN.contains(&self.group) {
-            return Err(Refusal::UnknownGroup);
+            return Err(Refusal::UnknownGroup.into());
         }
         provider.check_public(self.group, &self.public).map_err(|_| Refusal::InvalidPoint)?;
 
@@ -56,8 +57,10 @@ impl SignServerKeyExchange {
         rng.fill_bytes(&mut server_random);
         let params = ServerEcdhParams { group: self.group, public: &self.public };
         let content = signed_content(&self.client_random, &server_random, &params);
-        let signature = key.sign(self.scheme, &content, rng).map_err(|fault| fault.refusal(Refusal::SigningFailed))?;
-        self.check_fault(key, provider, &content, &signature)?;
+        let failed = |reason| Failed { reason, tried_for: Some(server_random) };
+        let signature = key.sign(self.scheme, &content, rng);
+        let signature = signature.map_err(|fault| failed(fault.refusal(Refusal::SigningFailed)))?;
+        self.check_fault(key, provider, &content, &signature).map_err(failed)?;
         Ok(Signed { server_random, signature })
     }
 

@@ -82,6 +82,14 @@ impl Answer {
         self.draft.as_mut().map_or(Ok(()), Draft::reserve)
     }
 
+    /// The ServerHello.random that the key was used for, or tried, if it came to that: it goes on record also where that
+    /// was in vain.
+    pub(crate) fn tried_for(&mut self, server_random: Option<[u8; 32]>) {
+        if let Some(draft) = &mut self.draft {
+            draft.tried_for(server_random);
+        }
+    }
+
     /// Whether anybody waits.
     pub(crate) fn is_wanted(&self) -> bool {
         match &self.way {
@@ -100,15 +108,17 @@ impl Answer {
         let Some(way) = self.way.take() else {
             return;
         };
+        // On record before the answer leaves, and what cannot be on record does not leave.
+        let recorded = match self.draft.take() {
+            Some(draft) => draft.settle(self.asked, self.key.as_deref(), &outcome),
+            None => Ok(()),
+        };
+        let outcome = recorded.and(outcome);
         let counted = match &outcome {
             Ok(_) => Ok(()),
             Err(reason) => Err(*reason),
         };
         self.metrics.answered(self.asked, self.key.as_deref(), counted);
-        // On record before the answer leaves.
-        if let Some(draft) = self.draft.take() {
-            draft.settle(self.asked, self.key.as_deref(), &outcome);
-        }
         // Neither sending succeeds when the caller has gone, and then nobody misses it.
         match way {
             Way::Unary(call) => drop(call.send(outcome)),

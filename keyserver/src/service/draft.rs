@@ -26,6 +26,8 @@ pub(crate) struct Draft {
     server_name: Option<ServerName>,
     /// That of the ServerHello in a request for a master secret: the edge's word, until the request was found right.
     claimed_random: Option<[u8; 32]>,
+    /// That of the ServerHello that the private key was tried for in vain.
+    tried_for: Option<[u8; 32]>,
     place: Option<Place>,
 }
 
@@ -33,7 +35,7 @@ impl Draft {
     /// For a call as such.
     pub(super) fn call(peer: &Peer, called: &'static str) -> Self {
         let (audit, peer) = (peer.audit.clone(), peer.identity.clone());
-        Self { audit, peer, called, server_name: None, claimed_random: None, place: None }
+        Self { audit, peer, called, server_name: None, claimed_random: None, tried_for: None, place: None }
     }
 
     /// For what is asked for.
@@ -61,6 +63,11 @@ impl Draft {
         Ok(())
     }
 
+    /// The private key was tried in vain, if there is a random.
+    pub(super) fn tried_for(&mut self, server_random: Option<[u8; 32]>) {
+        self.tried_for = server_random;
+    }
+
     /// A stream was opened.
     pub(super) fn opened(self) {
         let request = self.request(DONE);
@@ -73,10 +80,14 @@ impl Draft {
         self.audit.note(request, None);
     }
 
-    /// A request has come to its end.
-    pub(super) fn settle(mut self, asked: Option<Call>, key: Option<&Key>, outcome: &Outcome) {
+    /// A request has come to its end. What a private key was used for, or tried, has a record of its own; what was refused
+    /// before that may be summed up.
+    ///
+    /// # Errors
+    /// [`Refusal::AuditUnavailable`] when nobody writes the record of what was done: its answer must not leave.
+    pub(super) fn settle(mut self, asked: Option<Call>, key: Option<&Key>, outcome: &Outcome) -> Result<(), Refusal> {
         if !self.audit.is_on() {
-            return;
+            return Ok(());
         }
         self.called = asked.map_or(self.called, Call::into);
         let mut request = self.request(outcome.as_ref().map_or_else(|reason| reason.reason(), |_| DONE));
@@ -86,9 +97,13 @@ impl Draft {
             Ok(Done::Signed(signed)) => request.server_random = Some(signed.server_random),
             Ok(Done::Recovered(_)) => request.server_random = self.claimed_random,
             Ok(Done::Leased(leases)) => request.leased = Some(leases.len()),
-            Err(_) => return self.audit.note(request, self.place),
+            Err(reason) if self.tried_for.is_some() || reason.is_a_keys() => request.server_random = self.tried_for,
+            Err(_) => {
+                self.audit.note(request, self.place);
+                return Ok(());
+            }
         }
-        self.audit.done(request, self.place);
+        self.audit.done(request, self.place)
     }
 
     fn request(&self, outcome: &'static str) -> Request {

@@ -4,6 +4,7 @@
 mod isolation;
 mod key_transport;
 mod policy;
+mod record;
 mod tickets;
 
 use keystead_program::channel::{ClientChannel, Connector};

@@ -15,7 +15,7 @@ use crate::authorize::Rights;
 use crate::lease::Leases;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::SignServerKeyExchange;
-use crate::operation::Call;
+use crate::operation::{Call, Failed};
 use crate::policy::Grant;
 use crate::rate::Cost;
 use crate::refusal::Refusal;
@@ -145,12 +145,16 @@ impl Operation {
         };
         let grant = self.peer.rights()?.grant(key_id, Instant::now())?;
         to.allowed_by(&grant, UnixTime::now())?;
-        match to {
+        let outcome = match to {
             Use::Sign(request) => request.run(grant.key(), provider, rng).map(Done::Signed),
             Use::Recover(request) => {
                 request.run(&grant, &self.peer.identity, leases, provider, rng).map(Done::Recovered)
             }
-        }
+        };
+        outcome.map_err(|Failed { reason, tried_for }| {
+            self.answer.tried_for(tried_for);
+            reason
+        })
     }
 }
 
@@ -173,9 +177,8 @@ impl Task for Operation {
 
     fn run(mut self, rng: &mut dyn CryptoRng) {
         let outcome = self.outcome(rng);
-        let failed = [Refusal::SigningFailed, Refusal::FaultySignature, Refusal::RecoveryFailed];
         if let (Some(key), Err(reason)) = (self.answer.key(), &outcome)
-            && failed.contains(reason)
+            && reason.is_a_keys()
         {
             tracing::error!(key = %key.name(), reason = reason.reason(), "key failed");
         }

@@ -56,7 +56,8 @@ impl KeyServer {
     }
 
     fn ask(&self, request: &RecoverMasterSecret) -> Result<MasterSecret, Refusal> {
-        request.run(&self.grant, &edge(EDGE_ONE), &self.leases, FAST, &mut rand::rng())
+        let recovered = request.run(&self.grant, &edge(EDGE_ONE), &self.leases, FAST, &mut rand::rng());
+        recovered.map_err(|failed| failed.reason)
     }
 
     fn refuses(&self, request: &RecoverMasterSecret, what: &str) {
@@ -132,6 +133,20 @@ fn a_finished_that_is_wrong_is_refused_alike() {
 }
 
 #[test]
+fn it_is_told_for_which_random_the_key_was_used_in_vain() {
+    let key_server = KeyServer::new();
+    let tried_for = |request: &RecoverMasterSecret| {
+        let recovered = request.run(&key_server.grant, &edge(EDGE_ONE), &key_server.leases, FAST, &mut rand::rng());
+        recovered.unwrap_err().tried_for
+    };
+    let lease = key_server.lease();
+    let mut request = Conversation::good(Form::PLAIN, key_server.key(), &lease).request();
+    request.finished_record[44] ^= 1;
+    assert_eq!(tried_for(&request), Some(lease.server_random));
+    assert_eq!(tried_for(&request), None, "the lease is spent, which is known without the key");
+}
+
+#[test]
 fn a_handshake_is_not_opened_twice() {
     let key_server = KeyServer::new();
     let request = key_server.good(Form::PLAIN).request();
@@ -163,7 +178,7 @@ fn a_handshake_of_another_edge_is_not_opened_and_stays_good() {
     let request = key_server.good(Form::PLAIN).request();
     key_server.leases.lease(&edge(EDGE_TWO), 64);
     let stolen = request.run(&key_server.grant, &edge(EDGE_TWO), &key_server.leases, FAST, &mut rand::rng());
-    assert_eq!(stolen.err(), Some(Refusal::KeyTransportRefused));
+    assert_eq!(stolen.err(), Some(Refusal::KeyTransportRefused.into()));
     assert!(key_server.ask(&request).is_ok());
 }
 

@@ -55,7 +55,7 @@ fn only_schemes_on_the_list_are_signed_with() {
     assert!(request(SignatureScheme::RSA_PSS_RSAE_SHA256).run(&key, FAST, &mut rand::rng()).is_ok());
     for scheme in [SignatureScheme::RSA_PKCS1_SHA256, SignatureScheme::ED25519, SignatureScheme(0x0201)] {
         let outcome = request(scheme).run(&key, FAST, &mut rand::rng());
-        assert_eq!(outcome, Err(Refusal::SchemeNotAllowed), "{scheme}");
+        assert_eq!(outcome, Err(Refusal::SchemeNotAllowed.into()), "{scheme}");
     }
 }
 
@@ -66,7 +66,7 @@ fn only_points_of_known_groups_are_signed() {
         let outcome = |group, public: Vec<u8>| {
             let scheme = SignatureScheme::ECDSA_SECP256R1_SHA256;
             let request = SignServerKeyExchange { group, public, ..request(scheme) };
-            request.run(&key, provider, &mut rand::rng()).map(|_| ())
+            request.run(&key, provider, &mut rand::rng()).map(|_| ()).map_err(|failed| failed.reason)
         };
         for group in NamedGroup::KNOWN {
             let pair = provider.key_pair(*group, &mut rand::rng()).unwrap();
@@ -99,7 +99,9 @@ fn a_faulty_rsa_signature_does_not_leave() {
     for provider in [FAST, PORTABLE] {
         for scheme in key.identity().schemes() {
             let outcome = request(*scheme).run(&key, provider, &mut rand::rng());
-            assert_eq!(outcome, Err(Refusal::FaultySignature), "{scheme}");
+            let failed = outcome.unwrap_err();
+            assert_eq!(failed.reason, Refusal::FaultySignature, "{scheme}");
+            assert!(failed.tried_for.is_some(), "it is told for which random");
         }
     }
 }
