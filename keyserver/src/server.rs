@@ -30,7 +30,7 @@ use crate::lease::LeaseLimits;
 use crate::metrics::Metrics;
 use crate::reload::{Destinations, Reload};
 use crate::schedule::Scheduler;
-use crate::service::{Service, ServiceLimits, Stopping};
+use crate::service::{Recording, Service, ServiceLimits, Stopping};
 use crate::settings::{Running, Settings, Tickets};
 use crate::ticket_keys::keeper::Keeper;
 
@@ -184,7 +184,8 @@ impl Server {
         let (stopping, audit) = (self.service.stopping().clone(), self.service.audit().clone());
         audit.report_to(readiness.condition("audit"));
         let background = self.background.run(self.service.clone());
-        let calls = KeyServerServer::new(self.service).max_decoding_message_size(MAX_REQUEST);
+        let calls = KeyServerServer::new(self.service.clone()).max_decoding_message_size(MAX_REQUEST);
+        let calls = Recording::new(calls, self.service);
         let serving =
             server(&self.limits).add_service(health.service()).add_service(calls).serve_with_incoming_shutdown(
                 self.acceptor.accept(self.listener),

@@ -44,11 +44,16 @@ fn nobody_suffers(stack: &Stack, edge: &HostileEdge) {
 
 /// How many requests of edge two are on record with this outcome, those told of in a sum included.
 fn on_record(stack: &Stack, outcome: &str) -> u64 {
+    of_two_on_record(stack, |record| record["outcome"] == outcome)
+}
+
+/// How many requests of edge two are on record that fit, those told of in a sum included.
+fn of_two_on_record(stack: &Stack, fits: impl Fn(&serde_json::Value) -> bool) -> u64 {
     let mut files: Vec<_> = fs::read_dir(stack.audit_log()).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
     let texts: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     let records = texts.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let of_two = records.filter(|record| record["peer"] == EDGE_TWO && record["outcome"] == outcome);
+    let of_two = records.filter(|record| record["peer"] == EDGE_TWO && fits(record));
     of_two.map(|record| record["count"].as_u64().unwrap_or(1)).sum()
 }
 
@@ -195,6 +200,13 @@ fn messages_that_are_none_end_their_own_call_alone() {
         assert!(seen.contains(&status.code()), "{what}: {status:?}");
     }
     assert_eq!(edge.send_raw("/keystead.v1.KeyServer/Sign", vec![1]).code(), Code::Unimplemented);
+    for bytes in [vec![0xff; 64], vec![0; 16 << 20]] {
+        edge.send_raw("/keystead.v1.KeyServer/Exchange", bytes);
+    }
+    // All but the empty one, which can be read, and says nothing.
+    let unread = |record: &serde_json::Value| record["outcome"] == "malformed_request" && record["operation"] == "none";
+    wait_until("what cannot be read is on record", || of_two_on_record(&stack, unread) >= 7);
+    is_on_record(&stack, "malformed_request", 8);
     nobody_suffers(&stack, &edge);
 }
 

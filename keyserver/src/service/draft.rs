@@ -7,6 +7,7 @@ use keystead_proto::v1::exchange_request::Operation as Asked;
 
 use super::Peer;
 use super::answer::{Done, Outcome};
+use super::unread::NOTHING;
 use crate::audit::Audit;
 use crate::audit::record::{Request, ServerName};
 use crate::audit::recorder::Place;
@@ -34,13 +35,17 @@ pub(crate) struct Draft {
 impl Draft {
     /// For a call as such.
     pub(super) fn call(peer: &Peer, called: &'static str) -> Self {
-        let (audit, peer) = (peer.audit.clone(), peer.identity.clone());
+        Self::new(peer.audit.clone(), peer.identity.clone(), called)
+    }
+
+    /// For a call of that peer.
+    pub(super) fn new(audit: Audit, peer: PeerIdentity, called: &'static str) -> Self {
         Self { audit, peer, called, server_name: None, claimed_random: None, tried_for: None, place: None }
     }
 
     /// For what is asked for.
     pub(super) fn of(peer: &Peer, asked: Option<&Asked>) -> Self {
-        let draft = Self::call(peer, "none");
+        let draft = Self::call(peer, NOTHING);
         if !draft.audit.is_on() {
             return draft;
         }

@@ -15,7 +15,8 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::answer::{Answer, Outcome};
-use super::{Desk, Peer, message};
+use super::draft::Draft;
+use super::{Desk, Peer, message, unread};
 use crate::metrics::StreamGuard;
 use crate::refusal::Refusal;
 
@@ -112,6 +113,9 @@ impl Stream for Exchange {
         // Requests first, so that the threads have work while answers are written.
         if let Err(status) = exchange.poll_requests(cx) {
             tracing::debug!(parent: &exchange.span, %status, "broken");
+            if unread::is_the_peers(&status) {
+                exchange.desk.unread(Draft::call(&exchange.peer, unread::NOTHING));
+            }
             return exchange.finish(Some(status));
         }
         // Found out by a request: an edge that never stops asking is not served until it does.

@@ -4,9 +4,11 @@ mod answer;
 mod draft;
 mod exchange;
 mod message;
+mod unread;
 mod watch;
 mod work;
 
+pub use unread::Recording;
 pub use work::Operation;
 
 use std::convert::Infallible;
@@ -33,6 +35,7 @@ use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
 use answer::{Answer, Done};
 use draft::Draft;
 use exchange::Exchange;
+use unread::Heard;
 use watch::Watch;
 use work::{Permission, Work};
 
@@ -135,6 +138,9 @@ impl Service {
 
     /// Who calls, if it is known here. Streams are on record from their beginning, `called` so; unary calls by what they ask.
     fn peer<T>(&self, request: &Request<T>, called: &'static str) -> Result<Peer, Status> {
+        if let Some(heard) = request.extensions().get::<Heard>() {
+            heard.set();
+        }
         // Connections are only ever those of an acceptor that identifies its peers.
         let info = request.extensions().get::<PeerInfo>().ok_or_else(|| Status::from(Refusal::UnknownPeer))?;
         let peer = Peer::new(info.identity.clone(), self.authorizations.clone(), self.audit.clone());

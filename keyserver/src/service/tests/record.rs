@@ -129,3 +129,26 @@ async fn each_failure_of_a_private_key_has_a_record_of_its_own() {
         assert!(records.iter().all(is_whole), "{outcome}");
     }
 }
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_are_on_record() {
+    let running = start().await;
+    let long = || v1::SignServerKeyExchangeRequest { public: vec![4; keystead_proto::MAX_REQUEST], ..running.ec() };
+    let mut stream = running.exchange(EDGE_ONE).await;
+    stream.send(1, long()).await;
+    assert_eq!(stream.replies.message().await.unwrap_err().code(), Code::OutOfRange);
+    let records = running.on_record("malformed_request", 1).await;
+    assert_eq!((&records[0]["peer"], &records[0]["operation"]), (&EDGE_ONE.into(), &"none".into()));
+
+    // Its status, or the reset of what was still to be sent.
+    running.client(EDGE_TWO).sign_server_key_exchange(long()).await.unwrap_err();
+    let records = running.on_record("malformed_request", 2).await;
+    assert_eq!((&records[1]["peer"], &records[1]["operation"]), (&EDGE_TWO.into(), &"none".into()));
+    assert_eq!(running.metrics.operations(None, None, Err(Refusal::MalformedRequest)), 2);
+
+    // What a connection does is nobody's message; what the service has refused is on record once.
+    drop(running.exchange(EDGE_ONE).await);
+    assert!(running.client(EDGE_TWO).sign_server_key_exchange(running.ec()).await.is_err());
+    running.on_record("key_not_allowed", 1).await;
+    assert_eq!(running.recorded("malformed_request").len(), 2);
+}
