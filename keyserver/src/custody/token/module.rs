@@ -1,12 +1,15 @@
 //! PKCS#11 modules: shared libraries, each loaded and initialised once in a process, whoever uses it.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
+use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 
 use super::fault::text;
 
@@ -17,7 +20,7 @@ pub(super) struct Module {
     /// How often it was initialised anew; handles of an epoch mean nothing in another. Whoever calls the module holds it
     /// for reading.
     epoch: RwLock<u64>,
-    /// Sessions of this process that are open.
+    /// The [`OpenSession`]s of this process.
     sessions: AtomicUsize,
 }
 
@@ -43,7 +46,7 @@ impl Module {
     }
 
     /// The right to call it, and the epoch that this is in.
-    pub(super) fn enter(&self) -> Entered<'_> {
+    pub(super) fn enter(self: &Arc<Self>) -> Entered<'_> {
         Entered { module: self, epoch: self.epoch.read().unwrap_or_else(PoisonError::into_inner) }
     }
 
@@ -89,7 +92,7 @@ fn initialize(context: &Pkcs11) -> Result<(), Error> {
 
 /// The right to call a module.
 pub(super) struct Entered<'m> {
-    module: &'m Module,
+    module: &'m Arc<Module>,
     epoch: RwLockReadGuard<'m, u64>,
 }
 
@@ -102,12 +105,64 @@ impl Entered<'_> {
         *self.epoch
     }
 
-    pub(super) fn session_opened(&self) {
-        self.module.sessions.fetch_add(1, Ordering::AcqRel);
+    /// Opens a session with the token in `slot`.
+    pub(super) fn open(&self, slot: Slot, access: Access) -> Result<OpenSession, Error> {
+        // Closed by hand: the library tells the log of each that does not close, as those that are lost do not.
+        let session = match access {
+            Access::Read => self.module.context.open_ro_session_no_drop(slot)?,
+            Access::Write => self.module.context.open_rw_session_no_drop(slot)?,
+        };
+        Ok(OpenSession { session, _counted: Counted::of(self.module) })
     }
+}
 
-    pub(super) fn session_closed(&self) {
-        self.module.sessions.fetch_sub(1, Ordering::AcqRel);
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Operations with keys.
+    Read,
+    /// Putting keys in, too.
+    Write,
+}
+
+/// A session that is open. While there is one, the module is not initialised anew; one that is dropped without being closed,
+/// by a panic, is left to the module and keeps nothing from that.
+#[derive(Debug)]
+pub(super) struct OpenSession {
+    session: Session,
+    _counted: Counted,
+}
+
+impl OpenSession {
+    /// Closes it. One that is lost may not close any more, and need not.
+    pub(super) fn close(self) {
+        let Self { session, _counted } = self;
+        let _ = session.close();
+    }
+}
+
+impl Deref for OpenSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+/// One of the sessions of a module.
+#[derive(Debug)]
+struct Counted(Arc<Module>);
+
+impl Counted {
+    fn of(module: &Arc<Module>) -> Self {
+        module.sessions.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(module))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -1,20 +1,27 @@
 //! The sessions with one token: as many as the configuration says, opened when they are first needed, and opened again
 //! when they were lost.
 
+mod state;
+
 use std::path::Path;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki::error::{Error, RvError};
-use cryptoki::session::{Session, UserType};
+use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::RawAuthPin;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::config::TokenConfig;
 use super::fault::TokenFault;
 use super::metrics::MetricsOfToken;
-use super::module::{Entered, Module, ModuleError};
+use super::module::{Access, Entered, Module, ModuleError, OpenSession};
 use crate::custody::secret::Secret;
+pub(super) use state::Age;
+use state::{Pooled, Standing, State};
 
 /// How long a token that could not be reached is left alone.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -25,52 +32,14 @@ pub(super) struct Pool {
     module: Arc<Module>,
     config: TokenConfig,
     pin: Secret,
+    /// Held by whoever opens a session.
+    opening: Mutex<()>,
     state: Mutex<State>,
     /// A session was given back, or may be opened.
     freed: Condvar,
     pub(super) metrics: MetricsOfToken,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    idle: Vec<Lent>,
-    /// Sessions that are lent or being opened.
-    lent: usize,
-    /// Counts losses: sessions of an earlier generation are not lent again.
-    generation: u64,
-    standing: Standing,
-    /// Whether a session could not be opened since the module was last thought of being initialised anew.
-    is_stuck: bool,
-}
-
-/// Whether it is worth trying.
-#[derive(Clone, Debug, Default)]
-enum Standing {
-    /// Nobody has tried yet.
-    #[default]
-    Untried,
-    Good,
-    Away {
-        fault: TokenFault,
-        until: Instant,
-    },
-    /// For good.
-    Refused(TokenFault),
-}
-
-/// A session that is lent.
-#[derive(Debug)]
-struct Lent {
-    session: Session,
-    /// Handles found in one session are good in all of the same age.
-    age: Age,
-}
-
-/// Which initialisation of the module, and which generation of sessions, a handle belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Age {
-    epoch: u64,
-    generation: u64,
+    #[cfg(test)]
+    pub(super) logins: AtomicUsize,
 }
 
 impl Pool {
@@ -81,9 +50,17 @@ impl Pool {
         directory: &Path,
         metrics: MetricsOfToken,
     ) -> Result<Self, ModuleError> {
-        let module = Module::load(&config.module.under(directory))?;
-        let (state, freed) = (Mutex::default(), Condvar::new());
-        Ok(Self { module, config: config.clone(), pin, state, freed, metrics })
+        Ok(Self {
+            module: Module::load(&config.module.under(directory))?,
+            config: config.clone(),
+            pin,
+            opening: Mutex::default(),
+            state: Mutex::default(),
+            freed: Condvar::new(),
+            metrics,
+            #[cfg(test)]
+            logins: AtomicUsize::new(0),
+        })
     }
 
     /// Does `work` in a session. Where the session turns out to be lost, another is opened and the work done once more;
@@ -93,14 +70,11 @@ impl Pool {
         work: impl Fn(&Session, Age) -> Result<T, TokenFault>,
     ) -> Result<T, TokenFault> {
         let mut done = self.attempt(&work);
-        if matches!(done, Err(TokenFault::SessionLost(_))) {
-            done = self.attempt(&work);
-        }
         if matches!(done, Err(TokenFault::TokenAway(_))) && self.restart_module() {
             done = self.attempt(&work);
         }
         if let Err(fault @ TokenFault::SessionLost(_)) = &done {
-            // A new session was no better than the old one.
+            // A fresh session was no better than the old one.
             self.leave_alone(&TokenFault::TokenAway(fault.to_string()));
         }
         if let Err(fault) = &done {
@@ -124,11 +98,9 @@ impl Pool {
         work: impl FnOnce(&Session) -> Result<T, TokenFault>,
     ) -> Result<T, TokenFault> {
         let entered = self.module.enter();
-        let session = self.open(&entered, true)?;
+        let session = self.open(&entered, Access::Write)?;
         let done = work(&session);
-        // It ends with the process at the latest.
-        let _ = session.close();
-        entered.session_closed();
+        session.close();
         done
     }
 
@@ -146,36 +118,75 @@ impl Pool {
     fn attempt<T>(&self, work: &impl Fn(&Session, Age) -> Result<T, TokenFault>) -> Result<T, TokenFault> {
         let entered = self.module.enter();
         let lent = self.take(&entered)?;
-        self.metrics.in_use.inc();
-        let done = work(&lent.session, lent.age);
-        self.metrics.in_use.dec();
-        match &done {
-            Err(TokenFault::SessionLost(_)) => self.lose(lent, &entered),
-            Ok(_) | Err(_) => self.give_back(lent, &entered),
+        match self.work_in(&lent, work) {
+            Err(TokenFault::SessionLost(_)) => self.attempt_afresh(lent, &entered, work),
+            done => {
+                self.give_back(lent);
+                done
+            }
         }
-        done
+    }
+
+    /// Does in a fresh session, with handles found in it, what failed in one that seems lost. What fails there too, though
+    /// that session is good, has failed for its own sake: a token's word for it does not tell, and one key that cannot be
+    /// used takes its token from no other.
+    fn attempt_afresh<T>(
+        &self,
+        failed: Lent<'_>,
+        entered: &Entered<'_>,
+        work: &impl Fn(&Session, Age) -> Result<T, TokenFault>,
+    ) -> Result<T, TokenFault> {
+        let Lent { pooled, place } = failed;
+        let before = pooled.age.generation;
+        // Before another is opened: a token may have no more than these.
+        pooled.session.close();
+        let opened = self.open(entered, Access::Read).inspect_err(|_| self.give_up(before));
+        let age = Age { epoch: entered.epoch(), generation: self.state().next_generation() };
+        let lent = Lent { pooled: Pooled { session: opened?, age }, place };
+        match self.work_in(&lent, work) {
+            Err(TokenFault::SessionLost(cause)) if is_good(&lent.pooled.session) => {
+                self.settle(lent, None);
+                Err(TokenFault::OperationFailed(cause))
+            }
+            Err(lost @ TokenFault::SessionLost(_)) => {
+                lent.pooled.session.close();
+                self.give_up(before);
+                Err(lost)
+            }
+            done => {
+                self.settle(lent, Some(before));
+                done
+            }
+        }
+    }
+
+    fn work_in<T>(
+        &self,
+        lent: &Lent<'_>,
+        work: &impl Fn(&Session, Age) -> Result<T, TokenFault>,
+    ) -> Result<T, TokenFault> {
+        let _in_use = InUse::count(&self.metrics.in_use);
+        work(&lent.pooled.session, lent.pooled.age)
     }
 
     /// Takes a session that is idle, opens one where there may be more, or waits.
-    fn take(&self, entered: &Entered<'_>) -> Result<Lent, TokenFault> {
+    fn take(&self, entered: &Entered<'_>) -> Result<Lent<'_>, TokenFault> {
         let begun = Instant::now();
         let mut state = self.state();
         loop {
-            match &state.standing {
-                Standing::Refused(fault) => return Err(fault.clone()),
-                Standing::Away { fault, until } if Instant::now() < *until => return Err(fault.clone()),
-                Standing::Away { .. } | Standing::Untried | Standing::Good => {}
+            if let Some(fault) = state.standing.fault() {
+                return Err(fault);
             }
-            self.drop_outdated(&mut state, entered);
-            if let Some(lent) = state.idle.pop() {
-                state.lent += 1;
-                return Ok(lent);
+            state.close_outdated();
+            if let Some(pooled) = state.idle.pop() {
+                return Ok(Lent { pooled, place: Place::take(self, &mut state) });
             }
             if state.lent < self.config.sessions as usize {
-                state.lent += 1;
-                let generation = state.generation;
+                let place = Place::take(self, &mut state);
                 drop(state);
-                return self.open_or_leave_alone(entered, generation);
+                let session = self.open(entered, Access::Read)?;
+                let age = Age { epoch: entered.epoch(), generation: self.state().generation };
+                return Ok(Lent { pooled: Pooled { session, age }, place });
             }
             let left = self.config.session_wait.saturating_sub(begun.elapsed());
             if left.is_zero() {
@@ -186,45 +197,45 @@ impl Pool {
         }
     }
 
-    fn open_or_leave_alone(&self, entered: &Entered<'_>, generation: u64) -> Result<Lent, TokenFault> {
-        match self.open(entered, false) {
+    /// Opens a session, one at a time: whoever waits for that learns what it came to before trying too, so that a PIN that
+    /// is refused was tried once.
+    fn open(&self, entered: &Entered<'_>, access: Access) -> Result<OpenSession, TokenFault> {
+        let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fault) = self.state().standing.fault() {
+            return Err(fault);
+        }
+        match self.log_in(entered, access) {
             Ok(session) => {
+                self.metrics.opened.inc();
                 self.came_back();
-                Ok(Lent { session, age: Age { epoch: entered.epoch(), generation } })
+                Ok(session)
             }
             Err(fault) => {
-                let mut state = self.state();
-                state.lent -= 1;
-                state.is_stuck = true;
-                drop(state);
-                self.freed.notify_one();
+                self.state().is_stuck = true;
                 self.leave_alone(&fault);
                 Err(fault)
             }
         }
     }
 
-    fn open(&self, entered: &Entered<'_>, writing: bool) -> Result<Session, TokenFault> {
-        let context = entered.context();
+    fn log_in(&self, entered: &Entered<'_>, access: Access) -> Result<OpenSession, TokenFault> {
         let slot = self.slot(entered)?;
-        // Closed by hand: after the module was initialised anew, its handle may be somebody else's.
-        let opened = match writing {
-            true => context.open_rw_session_no_drop(slot),
-            false => context.open_ro_session_no_drop(slot),
-        };
-        let session = opened.map_err(|error| TokenFault::of_opening(&error))?;
+        let session = entered.open(slot, access).map_err(|error| TokenFault::of_opening(&error))?;
         let pin = RawAuthPin::from(Box::new(self.pin.expose().to_vec()));
+        #[cfg(test)]
+        self.logins.fetch_add(1, Ordering::Relaxed);
         match session.login_with_raw(UserType::User, &pin) {
-            // The login is one for all sessions of the process.
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Ok(()) => {
+                // The login is one for all sessions of the process: there was none, and handles of before mean nothing.
+                self.state().begin_generation();
+                Ok(session)
+            }
+            Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(session),
             Err(error) => {
-                let _ = session.close();
-                return Err(TokenFault::of_opening(&error));
+                session.close();
+                Err(TokenFault::of_opening(&error))
             }
         }
-        entered.session_opened();
-        self.metrics.opened.inc();
-        Ok(session)
     }
 
     fn slot(&self, entered: &Entered<'_>) -> Result<Slot, TokenFault> {
@@ -245,36 +256,35 @@ impl Pool {
         }
     }
 
-    fn give_back(&self, lent: Lent, entered: &Entered<'_>) {
+    fn give_back(&self, lent: Lent<'_>) {
         let mut state = self.state();
-        state.lent -= 1;
-        state.idle.push(lent);
-        self.drop_outdated(&mut state, entered);
-        self.freed.notify_one();
+        state.idle.push(lent.pooled);
+        state.close_outdated();
+        drop(state);
+        drop(lent.place);
     }
 
-    /// With one session, all of its generation are given up: they share login and fate.
-    fn lose(&self, lent: Lent, entered: &Entered<'_>) {
+    /// Gives back a session of an age of its own. It begins the generation after `lost`, if that is what it shows to be
+    /// lost, and otherwise becomes one like the others.
+    fn settle(&self, mut lent: Lent<'_>, lost: Option<u64>) {
         let mut state = self.state();
-        state.lent -= 1;
-        if state.generation == lent.age.generation {
-            state.generation += 1;
+        match lost {
+            Some(lost) if lost == state.generation => state.generation = lent.pooled.age.generation,
+            Some(_) | None => lent.pooled.age.generation = state.generation,
         }
-        state.idle.push(lent);
-        self.drop_outdated(&mut state, entered);
+        drop(state);
+        self.give_back(lent);
+    }
+
+    /// With one session that is lost, all of its generation are given up: they share login and fate.
+    fn give_up(&self, lost: u64) {
+        let mut state = self.state();
+        if state.generation == lost {
+            state.begin_generation();
+        }
+        state.close_outdated();
+        drop(state);
         self.freed.notify_all();
-    }
-
-    fn drop_outdated(&self, state: &mut State, entered: &Entered<'_>) {
-        let generation = state.generation;
-        let is_outdated = |lent: &mut Lent| lent.age.generation != generation || lent.age.epoch != entered.epoch();
-        for lent in state.idle.extract_if(.., is_outdated) {
-            if lent.age.epoch == entered.epoch() {
-                // A session that is lost may not close any more.
-                let _ = lent.session.close();
-                entered.session_closed();
-            }
-        }
     }
 
     /// Tells of the change, and has nobody try for a while.
@@ -312,4 +322,56 @@ impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Pool {
+    /// Sessions outlive nobody: a module is initialised anew when none is open.
+    fn drop(&mut self) {
+        self.state().idle.drain(..).for_each(|pooled| pooled.session.close());
+    }
+}
+
+/// A session that is lent.
+struct Lent<'p> {
+    pooled: Pooled,
+    place: Place<'p>,
+}
+
+/// One of the sessions that may be lent at one time, until it is dropped: whatever comes between, a panic too.
+struct Place<'p>(&'p Pool);
+
+impl<'p> Place<'p> {
+    fn take(pool: &'p Pool, state: &mut State) -> Self {
+        state.lent += 1;
+        Self(pool)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.state().lent -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// An operation in a session.
+struct InUse<'m>(&'m Gauge);
+
+impl<'m> InUse<'m> {
+    fn count(gauge: &'m Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Whether the module knows a session and its login.
+fn is_good(session: &Session) -> bool {
+    let state = session.get_session_info().map(|info| info.session_state());
+    matches!(state, Ok(SessionState::RoUser | SessionState::RwUser))
 }

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::Attribute;
+use cryptoki::session::Session;
 use keystead_tls::crypto::FAST;
 use keystead_tls::{KeyKind, SignatureScheme};
 
@@ -289,18 +292,110 @@ fn a_token_that_is_not_there_at_start_is_found_later() {
 #[test]
 fn a_wrong_pin_is_tried_once() {
     with_softhsm("a_wrong_pin_is_tried_once", |module| {
-        let config = make_token(module, "pin");
+        let config = TokenConfig { sessions: 8, ..make_token(module, "pin") };
         fs::write(tokens_directory().unwrap().with_file_name("wrong"), "000000").unwrap();
         let wrong = tokens_directory().unwrap().with_file_name("wrong");
-        let token = load(&TokenConfig { pin: SecretSource::File(wrong.into()), ..config });
+        let token = load(&TokenConfig { pin: SecretSource::File(wrong.into()), ..config.clone() });
         let key = TokenKey::new(token.clone(), object("pin"), KeyKind::EcdsaP256, Uses::Signing);
-        for _ in 0..5 {
+        let locate = || {
             let fault = key.locate().unwrap_err();
             assert!(matches!(&fault, TokenFault::PinRefused(_)) && !fault.is_passing(), "{fault:?}");
             assert!(!fault.to_string().contains("000000"));
-        }
+        };
+        // As many at once as there may be sessions, and then others.
+        std::thread::scope(|scope| {
+            for _ in 0..config.sessions {
+                scope.spawn(locate);
+            }
+        });
+        locate();
+        token.generate(KeyType::P256, &object("pin"), false).unwrap_err();
+        assert_eq!(token.pool.logins.load(Ordering::Relaxed), 1);
         assert!(!token.pool.wants_probe());
         assert_eq!(token.pool.metrics.opened.get(), 0);
+    });
+}
+
+#[test]
+fn a_key_that_fails_takes_its_token_from_no_other() {
+    with_softhsm("a_key_that_fails_takes_its_token_from_no_other", |module| {
+        let token = load(&make_token(module, "fails"));
+        let (good, bad) = (object("good"), ObjectName::new(Some("bad"), None).unwrap());
+        token.generate(KeyType::P256, &good, false).unwrap();
+        // One that wants the PIN with each operation: without it, its token says that nobody is logged in.
+        let attributes =
+            |more: &[Attribute]| [&[Attribute::Token(true), Attribute::Label(b"bad".to_vec())], more].concat();
+        let public = attributes(&[Attribute::EcParams(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07".to_vec())]);
+        let private =
+            attributes(&[Attribute::Sign(true), Attribute::Private(true), Attribute::AlwaysAuthenticate(true)]);
+        let made = token.pool.with_writing_session(|session| {
+            Ok(session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).map(drop)?)
+        });
+        made.unwrap();
+        let ((key, public_key), (failing, _)) = (key(&token, &good, Uses::Signing), key(&token, &bad, Uses::Signing));
+        assert_signs(&key, &public_key);
+        let opened = token.pool.metrics.opened.get();
+        for round in 1..=3 {
+            wait_until_signing(&failing, Err(KeyFault::Failed));
+            assert_eq!(token.pool.metrics.up.get(), 1);
+            assert_signs(&key, &public_key);
+            assert_eq!(token.pool.metrics.opened.get(), opened + round);
+        }
+    });
+}
+
+#[test]
+fn what_fails_in_every_session_leaves_those_of_others_open() {
+    with_softhsm("what_fails_in_every_session_leaves_those_of_others_open", |module| {
+        let token = load(&make_token(module, "every"));
+        let object = object("every");
+        token.generate(KeyType::P256, &object, false).unwrap();
+        let (key, public_key) = key(&token, &object, Uses::Signing);
+        let ages = std::sync::Mutex::new(Vec::new());
+        let fails = |_: &Session, age| {
+            // Beside an operation in another session, so that there are two.
+            if ages.lock().unwrap().is_empty() {
+                assert_signs(&key, &public_key);
+            }
+            ages.lock().unwrap().push(age);
+            Err::<(), _>(TokenFault::SessionLost("C_Sign: GeneralError".to_owned()))
+        };
+        assert_eq!(token.pool.with_session(fails), Err(TokenFault::OperationFailed("C_Sign: GeneralError".to_owned())));
+        let after = token.pool.with_session(|_, age| Ok(age)).unwrap();
+        let ages = ages.into_inner().unwrap();
+        assert_ne!(ages[0], ages[1], "handles were found again for the second try");
+        assert_eq!(ages[0], after, "and are what they were for all others");
+        assert_eq!((token.pool.metrics.up.get(), token.pool.metrics.opened.get()), (1, 4));
+    });
+}
+
+#[test]
+fn a_panic_gives_its_session_back() {
+    with_softhsm("a_panic_gives_its_session_back", |module| {
+        let token = load(&make_token(module, "panic"));
+        let object = object("panic");
+        token.generate(KeyType::P256, &object, false).unwrap();
+        let (key, public_key) = key(&token, &object, Uses::Signing);
+        for _ in 0..3 {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                token.pool.with_session(|_, _| -> Result<(), _> { panic!("of the module") })
+            }));
+            assert!(caught.is_err());
+        }
+        assert_eq!(token.pool.metrics.in_use.get(), 0);
+        assert_signs(&key, &public_key);
+    });
+}
+
+#[test]
+fn tokens_that_are_dropped_leave_no_session_open() {
+    with_softhsm("tokens_that_are_dropped_leave_no_session_open", |module| {
+        let token = load(&make_token(module, "dropped"));
+        token.probe();
+        assert_eq!(token.pool.metrics.up.get(), 1);
+        assert!(!Module::load(module).unwrap().restart());
+        drop(token);
+        assert!(Module::load(module).unwrap().restart());
     });
 }
 
