@@ -7,6 +7,7 @@ mod accept;
 mod connect;
 mod expiry;
 mod identity;
+mod peer_stream;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,10 +24,11 @@ use tokio::sync::watch;
 
 use crate::config::RelativePath;
 
-pub use accept::{AcceptLimits, Acceptor, ChannelMetrics, PeerInfo, PeerStream, RefusedPeer};
+pub use accept::{AcceptLimits, Acceptor, ChannelMetrics, RefusedPeer};
 pub use connect::{Connector, ConnectorError, HostPort, InvalidHostPort};
 pub use expiry::{EndsSoon, Expiry, Validity};
 pub use identity::{InvalidPeerIdentity, PeerIdentity};
+pub use peer_stream::{PeerInfo, PeerStream};
 
 /// The `[channel]` table of a configuration: PEM files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
