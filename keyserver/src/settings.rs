@@ -118,7 +118,7 @@ impl Settings {
         check_limits(&config.limits)?;
         let channel = match running.and_then(|running| running.channel(&config.channel, &files)) {
             Some(unchanged) => unchanged,
-            None => ChannelMaterial::load(&config.channel, directory)?,
+            None => ChannelMaterial::load(&config.channel, directory).map_err(SettingsError::Channel)?,
         };
         let protection = KeyProtection::load(&config.key_protection, directory);
         let protection = protection.map_err(SettingsError::KeyProtection)?;
@@ -127,7 +127,8 @@ impl Settings {
         let (keys, away) = keys::load(&config.key, &custodian, &files, running)?;
         let superseded = running.map(|running| keys::superseded(&running.keys, &keys)).unwrap_or_default();
         let authorizations = authorize(&config.edge, &keys)?;
-        let audit = config.audit.as_ref().map(|audit| AuditSettings::load(audit, directory)).transpose()?;
+        let audit = config.audit.as_ref().map(|audit| AuditSettings::load(audit, directory)).transpose();
+        let audit = audit.map_err(SettingsError::Audit)?;
         let mut warnings = warnings(&config, directory, &keys);
         warnings.extend(away);
         let tokens = custodian.tokens;
@@ -184,7 +185,8 @@ pub struct Tickets {
 impl Tickets {
     fn load(config: &TicketsConfig, directory: &Path, now: UnixTime) -> Result<Self, SettingsError> {
         let state = config.state.under(directory);
-        let ratchet = Ratchet::resume(state::read(&state)?, now).map_err(SettingsError::Clock)?;
+        let secret = state::read(&state).map_err(SettingsError::TicketState)?;
+        let ratchet = Ratchet::resume(secret, now).map_err(SettingsError::Clock)?;
         Ok(Self { state, ratchet })
     }
 }
@@ -406,7 +408,7 @@ pub enum SettingsError {
     Log(#[from] LogError),
     /// The `[channel]` table.
     #[error("[channel] {0}")]
-    Channel(#[from] ChannelError),
+    Channel(ChannelError),
     /// A limit that would let nothing through.
     #[error("[limits] {0} must not be 0")]
     ZeroLimit(&'static str),
@@ -429,7 +431,7 @@ pub enum SettingsError {
     },
     /// The ticket secret's file.
     #[error("[tickets] {0}")]
-    TicketState(#[from] StateError),
+    TicketState(StateError),
     /// The clock is far ahead of the ticket secret.
     #[error("[tickets] {0}")]
     Clock(ClockFault),
@@ -441,7 +443,7 @@ pub enum SettingsError {
     Token(#[from] TokenError),
     /// The `[audit]` table.
     #[error("[audit] {0}")]
-    Audit(#[from] AuditSettingsError),
+    Audit(AuditSettingsError),
     /// A `[[key]]` that cannot be used.
     #[error("[[key]] {name}: {cause}")]
     Key {

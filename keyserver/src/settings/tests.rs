@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keystead_program::run::Failure;
+
 use super::*;
 use crate::fixture::{EDGE_ONE, Files, Kind};
 use crate::refusal::Refusal;
@@ -171,6 +173,16 @@ fn one_key_under_two_names_and_an_edge_named_twice_are_refused() {
     let edge = format!("{TWO_KEYS}[[edge]]\nid = \"{EDGE_ONE}\"\nkeys = []\n");
     assert!(matches!(files.settings(&edge), Err(SettingsError::DuplicateEdge(_))));
     assert!(matches!(files.settings(""), Err(SettingsError::NoKeys)));
+}
+
+#[test]
+fn each_cause_is_told_once() {
+    let files = files();
+    let without_secret = format!("[tickets]\nstate = \"none.toml\"\n{TWO_KEYS}");
+    let told = |text: &str| Failure::configuration(files.settings(text).unwrap_err()).to_string();
+    assert_eq!(told(&without_secret).matches("none.toml").count(), 1, "{}", told(&without_secret));
+    std::fs::remove_file(files.path().join("channel.key")).unwrap();
+    assert_eq!(told(TWO_KEYS).matches("channel.key").count(), 1, "{}", told(TWO_KEYS));
 }
 
 /// A configuration with tickets on, and their secret made so long ago.
