@@ -1,5 +1,6 @@
 //! What key servers tell: the table of virtual hosts as it changes with it, and the keys of sessions.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,7 +17,9 @@ use crate::virtual_host::{HostTemplate, Table};
 #[derive(Debug)]
 pub struct Directory {
     table: ArcSwap<Table>,
+    /// Locked for as long as thousands of certificates are read: never on a reactor.
     sources: Mutex<Sources>,
+    links: Links,
     merged: watch::Sender<IdentitySet>,
     lease_needs: watch::Sender<LeaseNeeds>,
     ticket_keys: Arc<TicketKeys>,
@@ -60,14 +63,34 @@ struct Server {
     told: Option<IdentitySet>,
     /// Whether it said that it knows no such edge.
     refused: bool,
-    /// Connections to it that stand.
-    links: usize,
 }
 
 impl Server {
     /// Whether it said which identities it lets this edge use, if any.
     fn is_heard(&self) -> bool {
         self.refused || self.told.is_some()
+    }
+}
+
+/// Connections that stand, by key server.
+#[derive(Debug)]
+struct Links(Vec<AtomicUsize>);
+
+impl Links {
+    fn up(&self, server: ServerIndex) {
+        if let Some(links) = self.0.get(server.0) {
+            links.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn down(&self, server: ServerIndex) {
+        if let Some(links) = self.0.get(server.0) {
+            links.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn is_any_to(&self, server: ServerIndex) -> bool {
+        self.0.get(server.0).is_some_and(|links| links.load(Ordering::Acquire) > 0)
     }
 }
 
@@ -81,17 +104,17 @@ impl Sources {
 
     /// Takes the word of a key server. What it withdraws by it is withdrawn from the words of those that cannot be asked
     /// too, and from what is remembered, so that no host goes on with a key that was disabled while one of them was
-    /// unreachable. Those that can be asked speak for themselves. Whether anything is otherwise than before.
-    fn tell(&mut self, server: ServerIndex, set: IdentitySet) -> bool {
+    /// unreachable. Those that can be asked, by `links`, speak for themselves. Whether anything is otherwise than before.
+    fn tell(&mut self, server: ServerIndex, set: IdentitySet, links: &Links) -> bool {
         let Some(told) = self.servers.get_mut(server.0).map(|server| &mut server.told) else { return false };
         if told.as_ref().is_some_and(|told| told.is_same(&set)) {
             return false;
         }
         let before = told.replace(set.clone()).unwrap_or_default();
         let withdrawn = before.without(&set);
-        let others =
-            self.servers.iter_mut().enumerate().filter(|(index, other)| *index != server.0 && other.links == 0);
-        for told in others.filter_map(|(_, other)| other.told.as_mut()) {
+        let others = self.servers.iter_mut().enumerate();
+        let gone = others.filter(|(index, _)| *index != server.0 && !links.is_any_to(ServerIndex(*index)));
+        for told in gone.filter_map(|(_, other)| other.told.as_mut()) {
             *told = std::mem::take(told).without(&withdrawn);
         }
         self.remembered = std::mem::take(&mut self.remembered).without(&withdrawn);
@@ -130,11 +153,13 @@ impl Directory {
         telemetry: Arc<Telemetry>,
     ) -> Self {
         templates.iter().for_each(HostTemplate::warn_of_config);
+        let links = Links((0..servers).map(|_| AtomicUsize::new(0)).collect());
         let servers = (0..servers).map(|_| Server::default()).collect();
         let sources = Sources { templates, remembered, servers, settled: false, bare: Vec::new() };
         let directory = Self {
             table: ArcSwap::default(),
             sources: Mutex::new(sources),
+            links,
             merged: watch::Sender::new(IdentitySet::default()),
             lease_needs: watch::Sender::default(),
             ticket_keys: Arc::new(TicketKeys::new(telemetry.clone())),
@@ -150,29 +175,29 @@ impl Directory {
         self.table.load()
     }
 
-    /// A key server has told which identities there are.
+    /// A key server has told which identities there are. Blocks while they are read.
     pub fn tell(&self, server: ServerIndex, message: v1::Identities) {
         let mut sources = self.lock();
         let before = self.merged.borrow().clone();
         let set = IdentitySet::read(message, &before);
-        if sources.tell(server, set) {
+        if sources.tell(server, set, &self.links) {
             self.rebuild(&mut sources);
         }
     }
 
-    /// A key server has told what is otherwise than it told before, on the same connection.
+    /// A key server has told what is otherwise than it told before, on the same connection. Blocks while it is read.
     pub fn tell_changes(&self, server: ServerIndex, changes: v1::IdentityChanges) {
         let mut sources = self.lock();
         let before = self.merged.borrow().clone();
         let told = sources.servers.get(server.0).and_then(|server| server.told.clone());
         let mut set = told.unwrap_or_default();
         set.change(changes, &before);
-        if sources.tell(server, set) {
+        if sources.tell(server, set, &self.links) {
             self.rebuild(&mut sources);
         }
     }
 
-    /// A key server says that it knows no such edge.
+    /// A key server says that it knows no such edge. Blocks while others tell.
     pub fn refuse(&self, server: ServerIndex) {
         let mut sources = self.lock();
         if sources.refuse(server) {
@@ -180,7 +205,8 @@ impl Directory {
         }
     }
 
-    /// Key servers that were not heard yet are not waited for any longer: the edge is ready if it can serve any host.
+    /// Key servers that were not heard yet are not waited for any longer: the edge is ready if it can serve any host. Blocks
+    /// while they tell.
     pub fn wait_no_more(&self) {
         let mut sources = self.lock();
         sources.settled = true;
@@ -189,19 +215,15 @@ impl Directory {
 
     /// One more connection to a key server stands.
     pub fn link_up(&self, server: ServerIndex) {
-        if let Some(server) = self.lock().servers.get_mut(server.0) {
-            server.links += 1;
-        }
+        self.links.up(server);
     }
 
     /// A connection to a key server is gone, of those that stood.
     pub fn link_down(&self, server: ServerIndex) {
-        if let Some(server) = self.lock().servers.get_mut(server.0) {
-            server.links = server.links.saturating_sub(1);
-        }
+        self.links.down(server);
     }
 
-    /// The hosts of another configuration take the place of those before.
+    /// The hosts of another configuration take the place of those before. Blocks while their certificates are read.
     pub fn replace(&self, templates: Vec<HostTemplate>) {
         templates.iter().for_each(HostTemplate::warn_of_config);
         let mut sources = self.lock();
@@ -443,6 +465,15 @@ mod tests {
         directory.link_up(ServerIndex(1));
         directory.tell(ServerIndex(1), message(&[&a]));
         assert!(shown(&directory, "a.example").is_some());
+    }
+
+    #[test]
+    fn connections_come_and_go_without_waiting_for_certificates_that_are_read() {
+        let (directory, _) = directory(IdentitySet::default());
+        // It would be waited for for ever.
+        let _reading = directory.lock();
+        directory.link_up(ServerIndex(0));
+        directory.link_down(ServerIndex(0));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Running {
 }
 
 /// Where changes take effect.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Destinations {
     /// The virtual hosts.
     pub directory: Arc<Directory>,
@@ -164,28 +164,35 @@ impl Reload {
                     Err(panic.into())
                 }
             };
-            match loaded {
-                Ok((config, material)) => self.apply(config, material, &cause),
-                Err(error) => {
-                    self.into.telemetry.reloaded(ReloadOutcome::Refused);
-                    tracing::error!(%cause, "configuration not loaded; the last good one stays in force: {error:#}");
-                }
+            let applied = match loaded {
+                Ok((config, material)) => self.apply(config, material, &cause).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = applied {
+                self.into.telemetry.reloaded(ReloadOutcome::Refused);
+                tracing::error!(%cause, "configuration not loaded; the last good one stays in force: {error:#}");
             }
         }
     }
 
-    fn apply(&mut self, config: Config, material: ChannelMaterial, cause: &Occasion) {
+    async fn apply(&mut self, config: Config, material: ChannelMaterial, cause: &Occasion) -> anyhow::Result<()> {
         let fixed = self.fixed.differing(&Fixed::of(&config));
         if !fixed.is_empty() {
             tracing::warn!(?fixed, "changed in the configuration and takes a restart");
         }
-        self.into.channel.replace(&material);
-        let hosts = config.hosts.len();
-        let Destinations { directory, pool, .. } = &self.into;
-        directory.replace(config.hosts.into_iter().map(|host| HostTemplate::new(host, pool)).collect());
-        self.into.telemetry.reloaded(ReloadOutcome::Applied);
-        self.running = Arc::new(Running { channel_files: config.channel, material, host_files: config.host_files });
-        tracing::info!(%cause, hosts, "configuration loaded");
+        let Config { hosts, channel: channel_files, host_files, .. } = config;
+        let count = hosts.len();
+        let Destinations { directory, pool, channel, telemetry } = self.into.clone();
+        // Certificates are read once more, for what clients would object to in them.
+        let replaced = spawn_blocking(move || {
+            directory.replace(hosts.into_iter().map(|host| HostTemplate::new(host, &pool)).collect());
+        });
+        replaced.await?;
+        channel.replace(&material);
+        telemetry.reloaded(ReloadOutcome::Applied);
+        self.running = Arc::new(Running { channel_files, material, host_files });
+        tracing::info!(%cause, hosts = count, "configuration loaded");
+        Ok(())
     }
 }
 

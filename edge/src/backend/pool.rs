@@ -1,7 +1,7 @@
 //! What virtual hosts share of their backends: each endpoint, each check of it and each name stands once, for as long as
 //! any host has it. So what is known of a backend outlives a configuration that keeps it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -29,7 +29,7 @@ struct Shared {
     names: Held<(HostPort, Duration), Name>,
     tallies: Held<(String, Target), Tally>,
     /// Those in force, by the names of their hosts.
-    backends: BTreeMap<String, Weak<Backends>>,
+    backends: Held<String, Backends>,
 }
 
 impl Default for Pool {
@@ -65,16 +65,15 @@ impl Pool {
 
     /// These are the backends in force for `host`.
     pub(super) fn put_in_force(&self, host: &str, backends: &Arc<Backends>) {
-        let mut shared = self.lock();
-        shared.backends.retain(|_, backends| backends.strong_count() > 0);
-        shared.backends.insert(host.to_owned(), Arc::downgrade(backends));
+        self.lock().backends.put(host.to_owned(), backends);
     }
 
-    /// Those in force, by the names of their hosts.
+    /// Those in force, by the names of their hosts, in this order.
     pub(super) fn in_force(&self) -> Vec<(String, Arc<Backends>)> {
-        let shared = self.lock();
         let upgraded = |(host, backends): (&String, &Weak<Backends>)| Some((host.clone(), backends.upgrade()?));
-        shared.backends.iter().filter_map(upgraded).collect()
+        let mut in_force: Vec<_> = self.lock().backends.values.iter().filter_map(upgraded).collect();
+        in_force.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        in_force
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -102,19 +101,44 @@ impl<K: Eq + Hash, V> Held<K, V> {
         if let Some(value) = self.values.get(&key).and_then(Weak::upgrade) {
             return value;
         }
+        let value = make();
+        self.put(key, &value);
+        value
+    }
+
+    /// Has `value` in the place of what has this key.
+    fn put(&mut self, key: K, value: &Arc<V>) {
         if self.values.len() >= self.next_sweep {
             self.values.retain(|_, value| value.strong_count() > 0);
             self.next_sweep = 2 * self.values.len() + 16;
         }
-        let value = make();
-        self.values.insert(key, Arc::downgrade(&value));
-        value
+        self.values.insert(key, Arc::downgrade(value));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::backend::config::BackendsConfig;
+
+    #[test]
+    fn thousands_of_hosts_are_put_in_force_without_a_look_at_all_others_for_each() {
+        let pool = Arc::new(Pool::default());
+        let make = |host: usize| {
+            let config = BackendsConfig::new(vec!["127.0.0.1:1".parse().unwrap()]);
+            Backends::new(host.to_string(), config, &pool)
+        };
+        let hosts: Vec<_> = (0..1000).map(make).collect();
+        assert_eq!(pool.in_force().len(), 1000);
+        assert!(pool.lock().backends.next_sweep > 1000, "the next look is when as many have come again");
+        drop(hosts);
+        let kept = make(0);
+        assert_eq!(pool.in_force().len(), 1);
+        drop(kept);
+        (1..3000).for_each(|host| drop(make(host)));
+        assert!(pool.lock().backends.values.len() < 100, "those that are gone are forgotten");
+    }
 
     #[test]
     fn what_nobody_holds_is_forgotten() {
