@@ -176,8 +176,7 @@ impl<'c> Asking<'c> {
 
     /// The first try.
     fn begin(&mut self) -> Result<(), Fault> {
-        self.client.budget.deposit();
-        self.key.state.budget.deposit();
+        self.client.deposit(&self.key);
         let Some(chosen) = self.choose(Purpose::First) else {
             self.client.telemetry.key_server_failed(KeyServerFailure::Unreachable);
             return Err(Fault::Unreachable);

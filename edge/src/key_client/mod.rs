@@ -172,6 +172,12 @@ impl KeyClient {
         Asking::new(self, request, deadline)
     }
 
+    /// A request begins, which adds its share to the budgets.
+    fn deposit(&self, key: &Key) {
+        self.budget.deposit();
+        key.state.budget.deposit();
+    }
+
     /// Whether a request may be tried once more: the budgets of its key, and of all keys, have one left. So a key that is slow
     /// everywhere does not use up what others may need.
     fn may_try_again(&self, key: &Key) -> bool {

@@ -22,29 +22,34 @@ const LEASE_RETRIES: usize = 1;
 
 impl KeyClient {
     /// A leased random for a handshake with the key `key_id`, by `deadline` and in no more than the configured time. A try
-    /// that fails is repeated on another connection, of another key server if there is one: the client has been sent
-    /// nothing.
+    /// that fails is repeated on another connection, of another key server if there is one, and if the budgets have one
+    /// left: the client has been sent nothing.
     ///
     /// # Errors
     /// [`KeyServerFailure`] of the last try.
     pub async fn lease(&self, key_id: KeyId, deadline: Instant) -> Result<(Lease, Lessor), KeyServerFailure> {
         let deadline = deadline.min(Instant::now() + self.timeout);
-        let (key, need) = (self.keys.of(key_id), Need::KeyTransport(key_id));
+        let (key, need) = (Key { id: key_id, state: self.keys.of(key_id) }, Need::KeyTransport(key_id));
+        self.deposit(&key);
         let mut retries = LEASE_RETRIES;
         let mut asked: Option<&Arc<Link>> = None;
         loop {
-            let Some(link) = self.pick_lessor(&key, need, asked) else {
+            let Some(link) = self.pick_lessor(&key.state, need, asked) else {
                 if self.standing.revives(deadline).await {
                     continue;
                 }
                 return Err(self.failed_lease(self.nobody_leases()));
             };
-            let has_other = retries > 0 && self.pick_lessor(&key, need, Some(link)).is_some();
+            let has_other = retries > 0 && self.pick_lessor(&key.state, need, Some(link)).is_some();
             match lease_of(link, if has_other { half_way_to(deadline) } else { deadline }).await {
                 Ok(leased) => return Ok(leased),
-                Err(failure) if !has_other => return Err(self.failed_lease(failure)),
-                Err(failure) => self.failed_lease(failure),
-            };
+                Err(failure) => {
+                    self.failed_lease(failure);
+                    if !has_other || !self.may_try_again(&key) {
+                        return Err(failure);
+                    }
+                }
+            }
             retries -= 1;
             self.telemetry.key_server_retries.inc();
             asked = Some(link);

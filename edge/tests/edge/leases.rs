@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keystead_edge::config::Config;
 use keystead_edge::key_client::{KeyClient, Lessor, Recovery};
 use keystead_edge::virtual_host::HostTemplate;
@@ -146,6 +147,18 @@ async fn a_lease_that_one_key_server_does_not_give_another_gives() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn leases_are_asked_for_again_no_more_often_than_the_budget_allows() {
+    let key_server_lines = "max_in_flight_per_key = 4\nretry_budget = 0.0";
+    let options = Options { key_servers: 2, connections: 1, key_server_lines, ..Options::default() };
+    let stack = Stack::start(options).await;
+    stack.key_servers.iter().for_each(|key_server| key_server.conduct(Conduct::Refuse(Code::PermissionDenied)));
+    for leased in join_all((0..10).map(|_| lease(&stack))).await {
+        assert_eq!(leased.unwrap_err(), KeyServerFailure::NotAuthorised);
+    }
+    assert_eq!((stack.telemetry.key_server_retries.get(), stack.telemetry.tries.retries_denied.get()), (4, 6));
 }
 
 #[tokio::test]
