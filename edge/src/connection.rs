@@ -152,8 +152,6 @@ impl Connections {
 
     /// The connection to the host's backend, with the PROXY header sent.
     async fn backend(&self, established: &mut Established, host: &VirtualHost, ends: Ends) -> Result<Connected, Ended> {
-        let unreachable = || Ended::Error(LocalFailure::BackendUnreachable.into());
-        let backend = host.backends.connect(ends.source.ip(), &self.limits).await.ok_or_else(unreachable)?;
         let summary = established.summary();
         let words = host.certificate_words(summary.key_id);
         let Header { bytes, omitted } = host.proxy_protocol.header(ends, summary, &words);
@@ -162,9 +160,8 @@ impl Connections {
             let part: &'static str = part.into();
             tracing::warn!(host = host.name, part, "client's identity not told to the backend in full");
         }
-        let deadline = Instant::now() + self.limits.connect_timeout;
-        socket::write_all(&backend.stream, &bytes, deadline).await.map_err(|_| unreachable())?;
-        Ok(backend)
+        let backend = host.backends.connect(ends.source.ip(), &bytes, &self.limits).await;
+        backend.ok_or(Ended::Error(LocalFailure::BackendUnreachable.into()))
     }
 }
 

@@ -125,7 +125,7 @@ mod tests {
         let members = [busy.clone(), idle.clone()];
         let first = |number| order(Balance::LeastConnections, &members, 0, number)[0].clone();
         assert_ne!(first(0), first(1));
-        let connected = busy.connect(Duration::from_secs(20)).await.unwrap();
+        let connected = busy.connect(b"", Duration::from_secs(20)).await.unwrap();
         assert_eq!([first(0), first(1)], [idle.endpoint().target().clone(), idle.endpoint().target().clone()]);
         drop(connected);
         assert_ne!(first(0), first(1));
@@ -160,7 +160,7 @@ mod tests {
         let members = members(3);
         let down = members[0].clone();
         for _ in 0..3 {
-            down.connect(Duration::from_secs(20)).await.unwrap_err();
+            down.connect(b"", Duration::from_secs(20)).await.unwrap_err();
         }
         for number in 0..3 {
             for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use strum::{EnumCount, EnumIter, IntoStaticStr};
-use tokio::time::timeout;
+use tokio::time::{self, timeout};
 
 use super::ejection::{Change, Ejection};
 use super::target::{BackendStream, Target};
+use crate::socket;
 
 /// A target, shared by all hosts that have it.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub enum ConnectFailure {
     NoSocket,
     /// This process may not connect there.
     NotPermitted,
+    /// It ended the connection before it had heard whose that is.
+    Reset,
     /// This machine is short of ports, file descriptors or memory. The endpoint is not to blame.
     OwnResources,
     /// What the system says is none of these.
@@ -42,11 +45,14 @@ pub enum ConnectFailure {
 
 impl ConnectFailure {
     fn of(cause: &io::Error) -> Self {
+        if cause.kind() == io::ErrorKind::TimedOut {
+            return Self::TimedOut;
+        }
         match Errno::from_io_error(cause) {
             Some(Errno::CONNREFUSED) => Self::Refused,
-            Some(Errno::TIMEDOUT) => Self::TimedOut,
             Some(Errno::NOENT | Errno::NOTDIR) => Self::NoSocket,
             Some(Errno::ACCESS | Errno::PERM) => Self::NotPermitted,
+            Some(Errno::CONNRESET | Errno::PIPE) => Self::Reset,
             Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::HOSTDOWN) => Self::NoRoute,
             Some(
                 Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL | Errno::ADDRINUSE,
@@ -82,16 +88,16 @@ impl Endpoint {
         self.lock().is_distrusted()
     }
 
-    /// Connects within `limit`, and remembers the outcome.
+    /// Connects and sends `header` within `limit`, and remembers the outcome.
     ///
     /// # Errors
     /// Why it did not succeed.
-    pub async fn connect(self: &Arc<Self>, limit: Duration) -> Result<Connected, ConnectFailure> {
+    pub async fn connect(self: &Arc<Self>, header: &[u8], limit: Duration) -> Result<Connected, ConnectFailure> {
         // Counted from the first: whoever looks for the least busy must see those that are about to stand.
         let live = Live::new(self.clone());
         let began = Instant::now();
         self.lock().trying(began, limit);
-        let (failure, cause) = match timeout(limit, self.target.connect()).await {
+        let (failure, cause) = match timeout(limit, self.connect_telling(header, limit)).await {
             Ok(Ok(stream)) => {
                 self.succeeded();
                 return Ok(Connected { stream, _live: live });
@@ -101,6 +107,13 @@ impl Endpoint {
         };
         self.report(failure, &cause, began);
         Err(failure)
+    }
+
+    async fn connect_telling(&self, header: &[u8], limit: Duration) -> io::Result<BackendStream> {
+        let deadline = time::Instant::now() + limit;
+        let stream = self.target.connect().await?;
+        socket::write_all(&stream, header, deadline).await?;
+        Ok(stream)
     }
 
     /// A check says that it can be reached, whatever connections said before.
@@ -175,14 +188,14 @@ mod tests {
         let endpoint = Arc::new(Endpoint::new(Target::Tcp(listener.local_addr().unwrap())));
         let mut standing = Vec::new();
         for expected in 1..=3 {
-            standing.push(endpoint.connect(LIMIT).await.unwrap());
+            standing.push(endpoint.connect(b"", LIMIT).await.unwrap());
             assert_eq!(endpoint.live(), expected);
         }
         standing.pop();
         assert_eq!(endpoint.live(), 2);
         drop((standing, listener));
         assert_eq!(endpoint.live(), 0);
-        assert_eq!(endpoint.connect(LIMIT).await.unwrap_err(), ConnectFailure::Refused);
+        assert_eq!(endpoint.connect(b"", LIMIT).await.unwrap_err(), ConnectFailure::Refused);
         assert_eq!(endpoint.live(), 0);
     }
 
@@ -191,19 +204,43 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let endpoint = Arc::new(Endpoint::new(Target::Unix(path.as_path().into())));
-        assert_eq!(endpoint.connect(LIMIT).await.unwrap_err(), ConnectFailure::NoSocket);
+        assert_eq!(endpoint.connect(b"", LIMIT).await.unwrap_err(), ConnectFailure::NoSocket);
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(endpoint.connect(LIMIT).await.is_ok());
+        assert!(endpoint.connect(b"", LIMIT).await.is_ok());
         drop(listener);
         // The path is there still, and nobody listens.
         for _ in 0..3 {
-            assert_eq!(endpoint.connect(LIMIT).await.unwrap_err(), ConnectFailure::Refused);
+            assert_eq!(endpoint.connect(b"", LIMIT).await.unwrap_err(), ConnectFailure::Refused);
         }
         assert!(endpoint.is_distrusted());
         let of = |errno: Errno| ConnectFailure::of(&errno.into());
         assert_eq!(of(Errno::HOSTUNREACH), ConnectFailure::NoRoute);
         assert_eq!(of(Errno::MFILE), ConnectFailure::OwnResources);
+        assert_eq!(of(Errno::TIMEDOUT), ConnectFailure::TimedOut);
         assert_eq!(of(Errno::PROTO), ConnectFailure::Other);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_before_its_header_is_sent_has_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let endpoint = Arc::new(Endpoint::new(Target::Unix(path.as_path().into())));
+        // Longer than the kernel holds for who does not accept.
+        let header = vec![0; 16 << 20];
+        let leave = async {
+            time::sleep(Duration::from_millis(50)).await;
+            drop(listener);
+        };
+        let (connected, ()) = tokio::join!(endpoint.connect(&header, LIMIT), leave);
+        assert_eq!(connected.unwrap_err(), ConnectFailure::Reset);
+        assert_eq!(endpoint.live(), 0);
+        let _listener = {
+            std::fs::remove_file(&path).unwrap();
+            UnixListener::bind(&path).unwrap()
+        };
+        let late = endpoint.connect(&header, Duration::from_millis(50)).await;
+        assert_eq!(late.unwrap_err(), ConnectFailure::TimedOut);
     }
 
     #[tokio::test]
@@ -215,10 +252,10 @@ mod tests {
         socket.listen(0).unwrap();
         let endpoint = Arc::new(Endpoint::new(Target::Unix(path.as_path().into())));
         // A queue of length 0 takes one.
-        let _first = endpoint.connect(LIMIT).await.unwrap();
-        let failure = endpoint.connect(Duration::from_millis(50)).await.unwrap_err();
+        let _first = endpoint.connect(b"", LIMIT).await.unwrap();
+        let failure = endpoint.connect(b"", Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(failure, ConnectFailure::TimedOut);
-        let (second, accepted) = tokio::join!(endpoint.connect(LIMIT), async { socket.accept() });
+        let (second, accepted) = tokio::join!(endpoint.connect(b"", LIMIT), async { socket.accept() });
         assert!(second.is_ok() && accepted.is_ok());
     }
 }

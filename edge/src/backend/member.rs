@@ -77,12 +77,12 @@ impl Member {
         self.check.as_ref().is_none_or(|check| check.is_up())
     }
 
-    /// Connects within `limit`.
+    /// Connects and sends `header` within `limit`.
     ///
     /// # Errors
     /// Why it did not succeed.
-    pub async fn connect(&self, limit: Duration) -> Result<Connected, ConnectFailure> {
-        let connected = self.endpoint.connect(limit).await;
+    pub async fn connect(&self, header: &[u8], limit: Duration) -> Result<Connected, ConnectFailure> {
+        let connected = self.endpoint.connect(header, limit).await;
         match &connected {
             Ok(_) => {
                 self.tally.connections.fetch_add(1, Ordering::Relaxed);

@@ -117,8 +117,8 @@ impl Backends {
     }
 
     /// Connects for the client at this address: to the backend whose turn it is, or to the first behind it that can be
-    /// reached. `None` when none can be reached in time.
-    pub async fn connect(self: &Arc<Self>, client: IpAddr, limits: &Limits) -> Option<Connected> {
+    /// reached and be sent `header`, before which no byte of the client's leaves. `None` when none can in time.
+    pub async fn connect(self: &Arc<Self>, client: IpAddr, header: &[u8], limits: &Limits) -> Option<Connected> {
         let deadline = Instant::now() + limits.backend_timeout;
         let members = self.members_by(deadline).await;
         let arrival = Arrival { client, number: self.arrivals.fetch_add(1, Ordering::Relaxed) };
@@ -127,7 +127,7 @@ impl Backends {
             if left == Duration::ZERO {
                 break;
             }
-            if let Ok(connected) = member.connect(limits.connect_timeout.min(left)).await {
+            if let Ok(connected) = member.connect(header, limits.connect_timeout.min(left)).await {
                 return Some(connected);
             }
         }

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::sleep;
 
@@ -47,7 +48,7 @@ async fn backends_take_turns_and_one_that_is_down_is_passed_over() {
     let backends = Backends::new("host".to_owned(), config(&addresses), &Arc::default());
     let mut counts = [0, 0];
     for _ in 0..12 {
-        let connected = backends.connect(CLIENT, &limits()).await.unwrap();
+        let connected = backends.connect(CLIENT, b"", &limits()).await.unwrap();
         counts[usize::from(reached(&connected) == two_address)] += 1;
     }
     // It was tried when its turn came, until it was left alone.
@@ -65,11 +66,11 @@ async fn with_all_down_all_are_tried_and_one_that_returns_is_found_at_once() {
     let addresses = [address.to_string(), "127.0.0.1:1".to_owned()];
     let backends = Backends::new("host".to_owned(), config(&addresses), &Arc::default());
     for _ in 0..10 {
-        assert!(backends.connect(CLIENT, &limits()).await.is_none());
+        assert!(backends.connect(CLIENT, b"", &limits()).await.is_none());
     }
     assert_eq!([tally(&backends, 0), tally(&backends, 1)], [(0, 10); 2]);
     let _listener = TcpListener::bind(address).await.unwrap();
-    assert!(backends.connect(CLIENT, &limits()).await.is_some());
+    assert!(backends.connect(CLIENT, b"", &limits()).await.is_some());
     assert!(backends.members()[0].is_well() && !backends.members()[1].is_well());
 }
 
@@ -93,7 +94,7 @@ async fn the_bound_on_all_tries_holds() {
         backend_timeout: Duration::from_millis(250),
         ..Limits::default()
     };
-    assert!(backends.connect(CLIENT, &limits).await.is_none());
+    assert!(backends.connect(CLIENT, b"", &limits).await.is_none());
     let tried: Vec<_> = (0..4).map(|index| tally(&backends, index).1).collect();
     assert_eq!(tried[3], 0, "{tried:?}");
 }
@@ -107,8 +108,8 @@ async fn a_name_stands_for_all_its_addresses_as_they_change() {
     let backends = Backends::new("host".to_owned(), config(&["app.test:80".to_owned()]), &pool);
     assert!(backends.members().is_empty());
     // The first connection waits for the lookup.
-    let first = reached(&backends.connect(CLIENT, &limits()).await.unwrap());
-    let second = reached(&backends.connect(CLIENT, &limits()).await.unwrap());
+    let first = reached(&backends.connect(CLIENT, b"", &limits()).await.unwrap());
+    let second = reached(&backends.connect(CLIENT, b"", &limits()).await.unwrap());
     assert_ne!(first, second);
     let kept =
         backends.members().iter().find(|member| *member.endpoint().target() == Target::Tcp(two_address)).cloned();
@@ -116,7 +117,7 @@ async fn a_name_stands_for_all_its_addresses_as_they_change() {
     answers.set([two_address]);
     until(&backends, |list| list.len() == 1).await;
     assert!(Arc::ptr_eq(&backends.members()[0], &kept.unwrap()));
-    assert_eq!(reached(&backends.connect(CLIENT, &limits()).await.unwrap()), two_address);
+    assert_eq!(reached(&backends.connect(CLIENT, b"", &limits()).await.unwrap()), two_address);
 
     // A name that is not found any more keeps its addresses.
     answers.fail();
@@ -124,7 +125,7 @@ async fn a_name_stands_for_all_its_addresses_as_they_change() {
     while name.failures() == 0 {
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(reached(&backends.connect(CLIENT, &limits()).await.unwrap()), two_address);
+    assert_eq!(reached(&backends.connect(CLIENT, b"", &limits()).await.unwrap()), two_address);
 }
 
 async fn until(backends: &Backends, condition: impl Fn(&[Arc<Member>]) -> bool) {
@@ -138,11 +139,11 @@ async fn a_name_that_is_unknown_from_the_first_fails_at_once_and_is_found_later(
     let pool = Arc::new(Pool::with_resolver(answers.resolver()));
     let backends = Backends::new("host".to_owned(), config(&["app.test:80".to_owned()]), &pool);
     for _ in 0..3 {
-        assert!(backends.connect(CLIENT, &limits()).await.is_none());
+        assert!(backends.connect(CLIENT, b"", &limits()).await.is_none());
     }
     answers.set([address]);
     until(&backends, |list| !list.is_empty()).await;
-    assert!(backends.connect(CLIENT, &limits()).await.is_some());
+    assert!(backends.connect(CLIENT, b"", &limits()).await.is_some());
 }
 
 #[tokio::test]
@@ -151,7 +152,7 @@ async fn a_name_without_addresses_does_not_hold_up_other_backends() {
     let pool = Arc::new(Pool::with_resolver(Answers::default().resolver()));
     let addresses = ["app.test:80".to_owned(), address.to_string()];
     let backends = Backends::new("host".to_owned(), config(&addresses), &pool);
-    assert_eq!(reached(&backends.connect(CLIENT, &limits()).await.unwrap()), address);
+    assert_eq!(reached(&backends.connect(CLIENT, b"", &limits()).await.unwrap()), address);
 }
 
 #[tokio::test]
@@ -164,7 +165,7 @@ async fn what_is_known_outlives_a_configuration_that_keeps_the_backend() {
     let before = Backends::new("host".to_owned(), config(&addresses), &pool);
     let mut standing = Vec::new();
     for _ in 0..8 {
-        standing.push(before.connect(CLIENT, &limits()).await.unwrap());
+        standing.push(before.connect(CLIENT, b"", &limits()).await.unwrap());
     }
     let counted = [tally(&before, 0), tally(&before, 1)];
     let other = BackendsConfig { balance: balance::Balance::LeastConnections, ..config(&addresses) };
@@ -198,6 +199,32 @@ async fn checks_of_one_endpoint_run_once_for_all_hosts() {
 }
 
 #[tokio::test]
+async fn a_backend_that_leaves_before_it_hears_whose_connection_it_is_is_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let leaving = UnixListener::bind(&path).unwrap();
+    let (staying, address) = listener().await;
+    let addresses = [format!("unix:{}", path.display()), address.to_string()];
+    let backends = Backends::new("host".to_owned(), config(&addresses), &Arc::default());
+    // Longer than the kernel holds for who does not accept.
+    let header = vec![0; 16 << 20];
+    let leave = async {
+        sleep(Duration::from_millis(50)).await;
+        drop(leaving);
+    };
+    let hear = async {
+        let mut heard = Vec::new();
+        staying.accept().await.unwrap().0.take(16 << 20).read_to_end(&mut heard).await.unwrap();
+        heard
+    };
+    let limits = limits();
+    let (connected, heard, ()) = tokio::join!(backends.connect(CLIENT, &header, &limits), hear, leave);
+    assert_eq!(reached(&connected.unwrap()), address);
+    assert!(heard == header);
+    assert_eq!([tally(&backends, 0), tally(&backends, 1)], [(0, 1), (1, 0)]);
+}
+
+#[tokio::test]
 async fn metrics_tell_what_is_in_force() {
     let (_listener, address) = listener().await;
     let mut registry = prometheus_client::registry::Registry::default();
@@ -206,7 +233,7 @@ async fn metrics_tell_what_is_in_force() {
     let backends = Backends::new("a.example".to_owned(), config(&addresses), &pool);
     let mut standing = Vec::new();
     for _ in 0..8 {
-        standing.push(backends.connect(CLIENT, &limits()).await.unwrap());
+        standing.push(backends.connect(CLIENT, b"", &limits()).await.unwrap());
     }
     let text = || {
         let mut text = String::new();

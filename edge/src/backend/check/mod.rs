@@ -184,7 +184,7 @@ mod tests {
         assert!(refused.unwrap().1 >= 1);
         // What clients' connections say is overruled once the check says otherwise.
         for _ in 0..3 {
-            endpoint.connect(Duration::from_secs(20)).await.unwrap_err();
+            endpoint.connect(b"", Duration::from_secs(20)).await.unwrap_err();
         }
         assert!(endpoint.is_ejected(Instant::now()));
         let _listener = TcpListener::bind(address).await.unwrap();
