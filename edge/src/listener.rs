@@ -128,7 +128,8 @@ impl Listener {
     /// Accepts until `stop`, each connection a task of `tracker`. While as many stand as `places` has room for, further
     /// ones wait in the kernel's queue, and clients that find that full try again by themselves.
     ///
-    /// After `stop`, clients that connected already are accepted too, where they would be lost otherwise.
+    /// After `stop`, clients that connected already are accepted too, where they would be lost otherwise, whether there is
+    /// room or not.
     ///
     /// # Errors
     /// The system's, when it cannot begin.
@@ -172,7 +173,7 @@ impl Reception {
     async fn accept_all(&self) {
         while let Ok(place) = self.places.clone().acquire_owned().await {
             let (client, peer) = self.next().await;
-            self.receive(client, peer, place);
+            self.receive(client, peer, Some(place));
         }
     }
 
@@ -191,7 +192,7 @@ impl Reception {
         }
     }
 
-    fn receive(&self, client: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+    fn receive(&self, client: TcpStream, peer: SocketAddr, place: Option<OwnedSemaphorePermit>) {
         let connections = self.connections.clone();
         // Out of the macro, which evaluates nothing where no log is wanted.
         let id = connections.telemetry.accepted.inc();
@@ -212,15 +213,22 @@ impl Reception {
         );
     }
 
+    /// A place for a client that would be lost with this socket: it is received where there is none, too. There are no more
+    /// of them than the kernel's queue has room for.
+    fn place_if_any(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+
     /// Accepts what waits in the kernel's queue, and closes the socket.
     fn accept_queued(self) -> io::Result<()> {
         let socket = SockRef::from(&self.socket);
-        while let Ok(place) = self.places.clone().try_acquire_owned() {
+        // While nobody else listens there, more may come for as long as this goes on.
+        for _ in 0..BACKLOG {
             match socket.accept() {
                 Ok((client, peer)) => {
                     client.set_nonblocking(true)?;
                     let Some(peer) = peer.as_socket() else { continue };
-                    self.receive(TcpStream::from_std(client.into())?, peer, place);
+                    self.receive(TcpStream::from_std(client.into())?, peer, self.place_if_any());
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -238,16 +246,12 @@ impl Reception {
             return self.accept_queued();
         };
         let mut accepted = 0_u64;
-        while let Ok(Ok(place)) = timeout_at(deadline, self.places.clone().acquire_owned()).await {
-            let next = timeout_at(deadline, timeout(QUIET, self.next())).await;
-            let Ok(Ok((client, peer))) = next else {
-                break;
-            };
+        while let Ok(Ok((client, peer))) = timeout_at(deadline, timeout(QUIET, self.next())).await {
             if handover.recognises(&self.socket, peer)? {
                 continue;
             }
             accepted += 1;
-            self.receive(client, peer, place);
+            self.receive(client, peer, self.place_if_any());
             if handover.is_outdated(&self.socket)? {
                 let Some(anew) = Handover::begin(&self.socket, self.address).await? else {
                     break;

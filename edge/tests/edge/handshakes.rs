@@ -232,6 +232,24 @@ async fn connections_are_bounded_and_wait_for_their_turn() {
 }
 
 #[tokio::test]
+async fn those_that_wait_for_their_turn_at_the_end_are_served_all_the_same() {
+    let mut options = Options::default();
+    options.limits.max_connections = 1;
+    let stack = Stack::start(options).await;
+    let _first = stack.connect().await;
+    let waiting = async {
+        let client = stack.try_connect().await.unwrap();
+        (client, stack.backend.accept().await.unwrap())
+    };
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stack.stop.cancel();
+    };
+    let (_second, ()) = tokio::join!(waiting, stop);
+    assert_eq!(stack.telemetry.accepted.get(), 2);
+}
+
+#[tokio::test]
 async fn no_backend_is_an_end_in_order() {
     let mut stack = Stack::start(Options::default()).await;
     stack.backend = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
