@@ -114,7 +114,10 @@ impl TestKeyServer {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let registered = health.clone();
         runtime.spawn(async move {
+            // Before anybody asks, for who asks in vain does not ask again.
+            registered.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
             let incoming = acceptor.accept(TcpListener::from_std(listener).unwrap());
             let calls = KeyServerServer::new(calls).max_decoding_message_size(keystead_proto::MAX_REQUEST);
             let server = tonic::transport::Server::builder().add_service(calls).add_service(HealthServer::new(checks));
