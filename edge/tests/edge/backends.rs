@@ -8,8 +8,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::relaying::{ORDERLY, pattern, receive, send};
+use super::relaying::ORDERLY;
 use super::stack::{Options, Stack};
+use super::traffic::{megabytes_both_ways, pattern, receive, receive_slowly, send};
 
 /// A stack whose backend is a unix socket in the directory of its files.
 async fn with_unix(host_lines: &str) -> (Stack, UnixListener) {
@@ -28,17 +29,8 @@ async fn connect(stack: &Stack, listener: &UnixListener) -> (TlsStream<TcpStream
 async fn megabytes_pass_a_unix_socket_both_ways_at_once() {
     let (stack, listener) = with_unix("").await;
     for chunk in [1 << 20, 16_384, 1000] {
-        let (up, down) = (pattern(8 << 20, 1), pattern(8 << 20, 2));
         let (client, backend) = connect(&stack, &listener).await;
-        let (client_reads, client_writes) = tokio::io::split(client);
-        let (backend_reads, backend_writes) = tokio::io::split(backend);
-        let ((), (), at_backend, at_client) = tokio::join!(
-            send(client_writes, up.clone(), chunk),
-            send(backend_writes, down.clone(), chunk),
-            receive(backend_reads),
-            receive(client_reads),
-        );
-        assert!(at_backend == up && at_client == down, "in chunks of {chunk}");
+        megabytes_both_ways(client, backend, chunk).await;
     }
     stack.until_metric(ORDERLY, 3).await;
 }
@@ -70,17 +62,7 @@ async fn a_reader_behind_a_unix_socket_slows_the_client_and_loses_nothing() {
     let (client, mut backend) = connect(&stack, &listener).await;
     let up = pattern(8 << 20, 3);
     let sending = tokio::spawn(send(client, up.clone(), 1 << 20));
-    let mut received = Vec::new();
-    let mut piece = vec![0; 30_001];
-    while received.len() < up.len() {
-        let length = backend.read(&mut piece).await.unwrap();
-        assert_ne!(length, 0);
-        received.extend_from_slice(&piece[..length]);
-        if received.len() < 1 << 20 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-    assert!(received == up);
+    assert!(receive_slowly(&mut backend, up.len(), 30_001).await == up);
     drop(backend);
     sending.await.unwrap();
 }

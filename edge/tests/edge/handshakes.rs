@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::key_server::Conduct;
 use super::stack::{Options, Stack};
+use super::traffic::ping_pong;
 
 /// The alert that a handshake ends with.
 pub(crate) fn alert(failure: &std::io::Error) -> AlertDescription {
@@ -20,14 +21,8 @@ pub(crate) fn alert(failure: &std::io::Error) -> AlertDescription {
 }
 
 async fn echo(stack: &Stack) {
-    let (mut client, mut backend) = stack.connect().await;
-    client.write_all(b"ping").await.unwrap();
-    let mut bytes = [0; 4];
-    backend.read_exact(&mut bytes).await.unwrap();
-    assert_eq!(&bytes, b"ping");
-    backend.write_all(b"pong").await.unwrap();
-    client.read_exact(&mut bytes).await.unwrap();
-    assert_eq!(&bytes, b"pong");
+    let (client, backend) = stack.connect().await;
+    ping_pong(client, backend).await;
 }
 
 #[tokio::test]

@@ -12,3 +12,4 @@ mod relaying;
 mod sessions;
 mod several_key_servers;
 mod stack;
+mod traffic;

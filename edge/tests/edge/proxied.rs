@@ -8,6 +8,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use super::stack::{Options, Stack};
+use super::traffic::ping_pong;
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb";
@@ -52,17 +53,11 @@ async fn try_behind(stack: &Stack, mut socket: TcpStream, header: &[u8]) -> std:
 }
 
 /// What the backend is told of the next connection, and whether bytes pass.
-async fn told(stack: &Stack, mut client: TlsStream<impl AsyncReadWrite>) -> String {
+async fn told(stack: &Stack, client: TlsStream<impl AsyncReadWrite>) -> String {
     let mut backend = BufReader::new(stack.backend.accept().await.unwrap().0);
     let mut header = String::new();
     backend.read_line(&mut header).await.unwrap();
-    client.write_all(b"ping").await.unwrap();
-    let mut bytes = [0; 4];
-    backend.read_exact(&mut bytes).await.unwrap();
-    assert_eq!(&bytes, b"ping");
-    backend.write_all(b"pong").await.unwrap();
-    client.read_exact(&mut bytes).await.unwrap();
-    assert_eq!(&bytes, b"pong");
+    ping_pong(client, backend).await;
     header
 }
 

@@ -3,50 +3,20 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stack::{Options, Stack};
+use super::traffic::{megabytes_both_ways, pattern, receive, receive_slowly, send};
 
-/// Bytes that tell where they belong.
-pub(crate) fn pattern(length: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed;
-    let next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 24) as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
-}
-
-pub(crate) async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, chunk: usize) {
-    for chunk in bytes.chunks(chunk) {
-        to.write_all(chunk).await.unwrap();
-    }
-    to.shutdown().await.unwrap();
-}
-
-pub(crate) async fn receive(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    from.read_to_end(&mut bytes).await.unwrap();
-    bytes
-}
-
+/// How a connection ends that both sides ended.
 pub(crate) const ORDERLY: &str = "connections_ended_total{fault=\"none\",reason=\"orderly\"}";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn megabytes_both_ways_at_once_arrive_intact() {
     let stack = Stack::start(Options::default()).await;
     for chunk in [1 << 20, 16_384, 1000] {
-        let (up, down) = (pattern(8 << 20, 1), pattern(8 << 20, 2));
         let (client, backend) = stack.connect().await;
-        let (client_reads, client_writes) = tokio::io::split(client);
-        let (backend_reads, backend_writes) = tokio::io::split(backend);
-        let ((), (), at_backend, at_client) = tokio::join!(
-            send(client_writes, up.clone(), chunk),
-            send(backend_writes, down.clone(), chunk),
-            receive(backend_reads),
-            receive(client_reads),
-        );
-        assert!(at_backend == up && at_client == down, "in chunks of {chunk}");
+        megabytes_both_ways(client, backend, chunk).await;
     }
     stack.until_metric(ORDERLY, 3).await;
     assert_eq!(stack.telemetry.bytes_to_backend.get(), 3 * (8 << 20));
@@ -61,17 +31,8 @@ async fn a_slow_reader_slows_the_sender_and_loses_nothing() {
     let sending = tokio::spawn(send(backend, down.clone(), 1 << 20));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!sending.is_finished(), "16 MiB fit in no socket");
-    let mut received = Vec::new();
-    let mut piece = vec![0; 700_000];
-    while received.len() < down.len() {
-        let length = client.read(&mut piece).await.unwrap();
-        received.extend_from_slice(&piece[..length]);
-        if received.len() < 1 << 20 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
+    assert!(receive_slowly(&mut client, down.len(), 700_000).await == down);
     sending.await.unwrap();
-    assert!(received == down);
 }
 
 #[tokio::test]
