@@ -1,5 +1,7 @@
 //! What the edge counts and measures. Every label has a closed set of values.
 
+mod ended;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -22,6 +24,8 @@ use crate::sessions::record::unix_seconds;
 use crate::sessions::store::StoreTelemetry;
 use crate::sessions::ticket_keys::Generation;
 use crate::sessions::{By, Miss};
+
+pub use ended::{Ended, Lost};
 
 /// All metrics of the edge.
 #[derive(Debug)]
@@ -145,53 +149,6 @@ struct RoleLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
-}
-
-/// How a connection ended whose handshake was complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Both directions came to their end, the client's with close_notify.
-    Orderly,
-    /// The engine's cause: of the client's doing, or the backend could not be reached.
-    Error(Error),
-    /// A cause that lies in the connections below TLS.
-    Lost(Lost),
-}
-
-/// Why a connection was given up, other than by TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-pub enum Lost {
-    /// The client's TCP connection broke.
-    ClientReset,
-    /// The backend's TCP connection broke.
-    BackendReset,
-    /// No byte moved for as long as is allowed.
-    IdleTimeout,
-    /// This side was shutting down and its time was over.
-    DrainTimeout,
-}
-
-impl Ended {
-    /// Who ended it.
-    pub fn fault(self) -> &'static str {
-        match self {
-            Self::Orderly => "none",
-            Self::Error(error) => error.fault().into(),
-            Self::Lost(Lost::ClientReset | Lost::IdleTimeout) => "client",
-            Self::Lost(Lost::BackendReset) => "backend",
-            Self::Lost(Lost::DrainTimeout) => "own",
-        }
-    }
-
-    /// The word by which log and metric name this cause.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Orderly => "orderly",
-            Self::Error(error) => error.reason(),
-            Self::Lost(lost) => lost.into(),
-        }
-    }
 }
 
 impl Telemetry {
