@@ -10,11 +10,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use command::key::KeyCommand;
-use keystead_keyserver::memory;
+use keystead_keyserver::config::Config;
+use keystead_keyserver::memory::{self, MemoryError};
 use keystead_keyserver::server::{self, Server};
 use keystead_keyserver::settings::Settings;
 use keystead_keyserver::ticket_keys::ratchet::{RotationPeriod, UnixTime};
 use keystead_keyserver::ticket_keys::state;
+use keystead_program::config;
 use keystead_program::inherited::Inherited;
 use keystead_program::logging;
 use keystead_program::run::{self, Failure};
@@ -91,20 +93,15 @@ fn rotation_period(text: &str) -> Result<RotationPeriod, String> {
     whole.and_then(RotationPeriod::of_seconds).ok_or_else(|| "whole seconds, from 1s to 7days".to_owned())
 }
 
-/// What comes before the first thread: the address is taken with the privileges that the program was started with, all
-/// else is done without them.
-fn start(config: &Path) -> Result<(TcpListener, Settings), Failure> {
-    // Before there is anything to protect.
-    let core_dumps = memory::forbid_core_dumps().err();
+/// What comes before the first thread.
+fn start(file: &Path) -> Result<(TcpListener, Settings), Failure> {
     let inherited = Inherited::from_environment().map_err(Failure::start)?;
-    let mut settings = Settings::load(config).map_err(Failure::configuration)?;
-    logging::start(&settings.config.log).map_err(Failure::configuration)?;
-    let listener = server::listen(&settings.config, inherited).map_err(Failure::start)?;
-    if let Some(user) = settings.config.process.user.as_deref() {
-        sandbox::become_user(user).map_err(Failure::configuration)?;
-        // What that user cannot read would fail when it is loaded again.
-        settings = Settings::load(config).map_err(Failure::configuration)?;
-    }
+    let config: Config = config::load(file).map_err(Failure::configuration)?;
+    logging::start(&config.log).map_err(Failure::configuration)?;
+    let Prepared { listener, settings, core_dumps } = match config.process.user.as_deref() {
+        Some(user) => prepare_as(user, file, &config, inherited)?,
+        None => prepare(file, inherited)?,
+    };
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -114,6 +111,34 @@ fn start(config: &Path) -> Result<(TcpListener, Settings), Failure> {
     }
     sandbox::enter(&settings.config.process, &settings.paths()).map_err(Failure::start)?;
     Ok((listener, settings))
+}
+
+/// What a key server serves with.
+struct Prepared {
+    listener: TcpListener,
+    settings: Settings,
+    /// Why there may be core dumps.
+    core_dumps: Option<MemoryError>,
+}
+
+/// Takes the address when all that it serves with is there: until then, edges ask others at once.
+fn prepare(file: &Path, inherited: Inherited) -> Result<Prepared, Failure> {
+    // Before there is anything to protect.
+    let core_dumps = memory::forbid_core_dumps().err();
+    let settings = Settings::load(file).map_err(Failure::configuration)?;
+    let listener = server::listen(&settings.config, inherited).map_err(Failure::start)?;
+    Ok(Prepared { listener, settings, core_dumps })
+}
+
+/// Takes the address with the privileges that the program was started with, and reads keys and opens tokens without them:
+/// as it will when they change.
+fn prepare_as(user: &str, file: &Path, config: &Config, inherited: Inherited) -> Result<Prepared, Failure> {
+    let listener = server::listen(config, inherited).map_err(Failure::start)?;
+    sandbox::become_user(user).map_err(Failure::configuration)?;
+    // Behind the change of user, which undoes it, and before there is anything to protect.
+    let core_dumps = memory::forbid_core_dumps().err();
+    let settings = Settings::load(file).map_err(Failure::configuration)?;
+    Ok(Prepared { listener, settings, core_dumps })
 }
 
 async fn serve(listener: TcpListener, settings: Settings, stop: CancellationToken) -> Result<(), Failure> {

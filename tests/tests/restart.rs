@@ -272,6 +272,9 @@ fn root_is_given_up_for_the_user_that_is_configured() {
     }
     stack.key_server().restart();
     stack.edge_mut().process.restart();
+    // Others of that user may not look into it: what is below /proc then belongs to root.
+    let memory = fs::metadata(format!("/proc/{}/mem", stack.key_server().pid())).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), 0);
     let uids = |process: &Process| {
         let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
         let line = |name| status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
