@@ -24,7 +24,7 @@ use crate::config::grant::GrantConfig;
 use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
 use crate::custody::custodian::Custodian;
 use crate::custody::protection::{KeyProtection, Protected, ProtectionError};
-use crate::custody::secret::SecretSource;
+use crate::custody::secret::{SecretSource, credentials_directory};
 use crate::custody::token::{TokenConfig, TokenError, TokenFault, Tokens};
 use crate::key::{Key, KeyError};
 use crate::policy::{Budget, Grant, NotAfter, PolicyError};
@@ -148,8 +148,10 @@ impl Settings {
         let directory = config::directory(self.files.configuration());
         let state = self.tickets.as_ref().map(|tickets| config::directory(&tickets.state).to_owned());
         let audit = self.config.audit.as_ref().map(|audit| audit.directory.under(directory));
-        let written = state.into_iter().chain(audit).collect();
-        let named = Paths { write: written, ..Paths::named_by(self.files.configuration()) };
+        let mut named = Paths::named_by(self.files.configuration());
+        named.write.extend(state.into_iter().chain(audit));
+        // A secret from there has no path in the configuration, and is read with each change of that.
+        named.read.extend(credentials_directory().filter(|path| path.is_dir()));
         self.config.process.paths(directory, named)
     }
 

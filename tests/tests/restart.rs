@@ -252,6 +252,26 @@ fn the_programs_do_their_whole_job_in_a_sandbox_that_is_required() {
 }
 
 #[test]
+fn an_edge_is_revoked_where_the_sealing_key_is_a_credential() {
+    let mut stack = Stack::start();
+    let credentials = stack.directory().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    fs::write(credentials.join("sealing-key"), "5a".repeat(32)).unwrap();
+    stack.edit("keyserver/keyserver.toml", |text| {
+        let tables =
+            "[key_protection]\nsealing_key = { credential = \"sealing-key\" }\n[process]\nsandbox = \"require\"";
+        text.replace("[metrics]", &format!("{tables}\n[metrics]"))
+    });
+    stack.key_server().set_environment("CREDENTIALS_DIRECTORY", &credentials);
+    stack.key_server().restart();
+    stack.edit("keyserver/keyserver.toml", |text| text.replace("[[edge]]", "[[edge]]\nrevoked = true"));
+    wait_until("it is applied", || {
+        stack.key_server().metric("keystead_keyserver_reloads_total", &[("outcome", "applied")]) == 1
+    });
+    assert_eq!(stack.key_server().metric("keystead_keyserver_reloads_total", &[("outcome", "refused")]), 0);
+}
+
+#[test]
 fn root_is_given_up_for_the_user_that_is_configured() {
     if !rustix::process::geteuid().is_root() {
         tool::skipped("only root can become another user");

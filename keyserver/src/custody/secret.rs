@@ -67,13 +67,16 @@ impl SecretSource {
                 if name.is_empty() || name.starts_with('.') || name.contains('/') {
                     return Err(SecretError::CredentialName(name.clone()));
                 }
-                let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
-                credentials
-                    .map(|path| Path::new(&path).join(name))
-                    .ok_or_else(|| SecretError::NoCredentials(name.clone()))
+                let credentials = credentials_directory();
+                credentials.map(|path| path.join(name)).ok_or_else(|| SecretError::NoCredentials(name.clone()))
             }
         }
     }
+}
+
+/// Where systemd puts the credentials that it hands over, if there are any.
+pub(crate) fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
 /// One byte beyond what is taken, so that too much is told from just enough. The buffer never grows, which would leave a

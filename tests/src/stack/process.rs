@@ -84,6 +84,11 @@ impl Process {
         self.child.wait().expect("its status")
     }
 
+    /// A variable of its environment from its next start on.
+    pub fn set_environment(&mut self, name: &str, value: &Path) {
+        self.command.env(name, value);
+    }
+
     /// Starts it again, and waits until it is ready.
     pub fn restart(&mut self) {
         self.start_again();
