@@ -154,25 +154,27 @@ impl Reload {
                 let loaded = load(&mut files, &running);
                 (files, loaded)
             });
-            let loaded = match loaded.await {
-                Ok((files, loaded)) => {
-                    self.occasions.try_next(files);
-                    loaded
-                }
-                Err(panic) => {
-                    self.occasions.try_again();
-                    Err(panic.into())
-                }
+            let (files, loaded) = match loaded.await {
+                Ok((files, loaded)) => (Some(files), loaded),
+                Err(panic) => (None, Err(panic.into())),
             };
             let applied = match loaded {
                 Ok((config, material)) => self.apply(config, material, &cause).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = applied {
-                self.into.telemetry.reloaded(ReloadOutcome::Refused);
-                tracing::error!(%cause, "configuration not loaded; the last good one stays in force: {error:#}");
+                self.refuse(&error, files, &cause);
             }
         }
+    }
+
+    /// What another try came to as well is not told again.
+    fn refuse(&mut self, error: &anyhow::Error, files: Option<Snapshot>, cause: &Occasion) {
+        if !self.occasions.refused(files, &format!("{error:#}")) {
+            return;
+        }
+        self.into.telemetry.reloaded(ReloadOutcome::Refused);
+        tracing::error!(%cause, "configuration not loaded; the last good one stays in force: {error:#}");
     }
 
     async fn apply(&mut self, config: Config, material: ChannelMaterial, cause: &Occasion) -> anyhow::Result<()> {
@@ -189,6 +191,7 @@ impl Reload {
         });
         replaced.await?;
         channel.replace(&material);
+        self.occasions.applied(host_files.snapshot().clone());
         telemetry.reloaded(ReloadOutcome::Applied);
         self.running = Arc::new(Running { channel_files, material, host_files });
         tracing::info!(%cause, hosts = count, "configuration loaded");

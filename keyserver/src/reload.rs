@@ -64,25 +64,25 @@ impl Reload {
                 let settings = Settings::reload(&mut files, &running);
                 (files, settings)
             });
-            let settings = match loaded.await {
-                Ok((files, settings)) => {
-                    self.occasions.try_next(files);
-                    settings.map_err(ReloadError::from)
-                }
-                Err(panic) => {
-                    self.occasions.try_again();
-                    Err(panic.into())
-                }
+            let (files, settings) = match loaded.await {
+                Ok((files, settings)) => (Some(files), settings.map_err(ReloadError::from)),
+                Err(panic) => (None, Err(panic.into())),
             };
             match settings {
                 Ok(settings) => self.apply(settings, &cause),
-                Err(error) => {
-                    self.into.metrics.reloaded(ReloadOutcome::Refused);
-                    self.into.audit.tell(Event::ConfigurationRefused { cause: cause.to_string() });
-                    tracing::error!(%cause, %error, "configuration not loaded; the last good one stays in force");
-                }
+                Err(error) => self.refuse(&error, files, &cause),
             }
         }
+    }
+
+    /// What another try came to as well is not told again.
+    fn refuse(&mut self, error: &ReloadError, files: Option<Snapshot>, cause: &Occasion) {
+        if !self.occasions.refused(files, &error.to_string()) {
+            return;
+        }
+        self.into.metrics.reloaded(ReloadOutcome::Refused);
+        self.into.audit.tell(Event::ConfigurationRefused { cause: cause.to_string() });
+        tracing::error!(%cause, %error, "configuration not loaded; the last good one stays in force");
     }
 
     fn apply(&mut self, settings: Settings, cause: &Occasion) {
@@ -98,6 +98,7 @@ impl Reload {
             tickets: _,
             audit: _,
         } = settings;
+        self.occasions.applied(files.clone());
         for warning in warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }

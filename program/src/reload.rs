@@ -1,4 +1,5 @@
-//! When a configuration is to be loaded again: at SIGHUP, and when its file or one that it names has changed.
+//! When a configuration is to be loaded again: at SIGHUP, when its file or one that it names has changed, and for as long as
+//! what is on disk was refused.
 
 use std::fmt;
 use std::io;
@@ -21,6 +22,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_OF_LOOK: u32 = 200;
 /// How long a change may go unnoticed where looking takes very long, as on a file system across a network.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long what was refused is let be: its cause may have been another than what is on disk, such as too few file
+/// descriptors. Twice as long each time, up to the longest, so that what stays wrong costs little.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// What became of a configuration that was loaded while the program ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
@@ -67,12 +73,15 @@ pub enum Occasion {
         /// How many there are.
         files: usize,
     },
+    /// What is on disk was refused, and has not changed since.
+    Retry,
 }
 
 impl fmt::Display for Occasion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hangup => f.write_str("SIGHUP"),
+            Self::Retry => f.write_str("another try"),
             Self::Changed { file, files: 1 } => write!(f, "{} changed", file.display()),
             Self::Changed { file, files } => write!(f, "{} and {} more files changed", file.display(), files - 1),
         }
@@ -85,6 +94,17 @@ pub struct Occasions {
     hangup: Signal,
     /// What was loaded, or found wrong.
     tried: Arc<Snapshot>,
+    /// `Some` where it was found wrong.
+    retry: Option<Retry>,
+}
+
+/// When what was refused is tried again.
+#[derive(Debug)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+    /// Why it was refused.
+    cause: String,
 }
 
 impl Occasions {
@@ -93,7 +113,7 @@ impl Occasions {
     /// # Errors
     /// The system's, when SIGHUP cannot be listened for.
     pub fn since(loaded: Snapshot) -> io::Result<Self> {
-        Ok(Self { hangup: signal(SignalKind::hangup())?, tried: Arc::new(loaded) })
+        Ok(Self { hangup: signal(SignalKind::hangup())?, tried: Arc::new(loaded), retry: None })
     }
 
     /// The configuration file.
@@ -101,31 +121,42 @@ impl Occasions {
         self.tried.configuration()
     }
 
-    /// Waits for the next occasion, and says what it is. [`Self::try_next`] follows it.
+    /// Waits for the next occasion, and says what it is. [`Self::applied`] or [`Self::refused`] follows it.
     pub async fn next(&mut self) -> Occasion {
-        let Self { hangup, tried } = self;
-        tokio::select! {
+        let Self { hangup, tried, retry } = self;
+        let occasion = tokio::select! {
             _ = hangup.recv() => Occasion::Hangup,
-            changed = changed(tried) => changed,
+            occasion = change_or_retry(tried, retry.as_ref().map(|retry| retry.at)) => occasion,
+        };
+        if occasion != Occasion::Retry {
+            self.retry = None;
         }
+        occasion
     }
 
-    /// What is on disk was loaded, or found wrong, and this was taken before: what changes from there on is the next
-    /// occasion.
-    pub fn try_next(&mut self, tried: Snapshot) {
+    /// What is on disk is in force. `tried` was taken before it was read: what changes from there on is the next occasion.
+    pub fn applied(&mut self, tried: Snapshot) {
         self.tried = Arc::new(tried);
+        self.retry = None;
     }
 
-    /// Whatever is on disk was tried and came to no end: what changes in what was known of it is the next occasion.
-    pub fn try_again(&mut self) {
-        let mut files = (*self.tried).clone();
-        files.look_again();
-        self.try_next(files);
+    /// What is on disk was found wrong, of which `tried` is as for [`Self::applied`]; without it, the try came to no end, and
+    /// what changes in what was known is the next occasion. Gives whether that is news: not what a try before this one came
+    /// to, with nothing changed.
+    pub fn refused(&mut self, tried: Option<Snapshot>, cause: &str) -> bool {
+        self.tried = Arc::new(tried.unwrap_or_else(|| {
+            let mut files = (*self.tried).clone();
+            files.look_again();
+            files
+        }));
+        let pause = self.retry.as_ref().map_or(FIRST_RETRY, |retry| (retry.pause * 2).min(LONGEST_RETRY));
+        let retry = Retry { at: Instant::now() + pause, pause, cause: cause.to_owned() };
+        self.retry.replace(retry).is_none_or(|before| before.cause != cause)
     }
 }
 
-/// Waits until a file is another than was tried.
-async fn changed(tried: &Arc<Snapshot>) -> Occasion {
+/// Waits until a file is another than was tried, or until `retry` where none is: what changes is not loaded by halves.
+async fn change_or_retry(tried: &Arc<Snapshot>, retry: Option<Instant>) -> Occasion {
     let (mut seen, mut interval) = (Vec::new(), INTERVAL);
     loop {
         sleep(interval).await;
@@ -138,6 +169,8 @@ async fn changed(tried: &Arc<Snapshot>) -> Occasion {
                 return Occasion::Changed { file: file.to_owned(), files: changes.len() };
             }
             interval = INTERVAL;
+        } else if retry.is_some_and(|retry| retry <= began) {
+            return Occasion::Retry;
         }
         seen = changes;
     }
@@ -174,11 +207,39 @@ mod tests {
         let expected = Occasion::Changed { file: named.clone(), files: 1 };
         assert_eq!(timeout(PATIENCE, occasions.next()).await, Ok(expected));
 
-        occasions.try_next(look());
+        occasions.applied(look());
         assert!(timeout(INTERVAL * 3, occasions.next()).await.is_err(), "once");
         std::fs::remove_file(&file).unwrap();
         std::fs::remove_file(&named).unwrap();
         let told = timeout(PATIENCE, occasions.next()).await.unwrap().to_string();
         assert_eq!(told, format!("{} and 1 more files changed", file.display()));
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_tried_again_and_less_and_less_often() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "refused").unwrap();
+        let mut occasions = Occasions::since(Snapshot::of(&file)).unwrap();
+        let mut waited = Vec::new();
+        for round in 1..=3 {
+            let cause = if round < 3 { "cause" } else { "another cause" };
+            assert_eq!(occasions.refused(Some(Snapshot::of(&file)), cause), round != 2, "news");
+            let began = Instant::now();
+            assert_eq!(timeout(PATIENCE, occasions.next()).await, Ok(Occasion::Retry));
+            waited.push(began.elapsed());
+        }
+        let longest: Vec<_> = [1, 2, 4].map(Duration::from_secs).into();
+        assert!(waited.iter().zip(&longest).all(|(waited, pause)| waited >= pause), "{waited:?}");
+
+        // What changes meanwhile is seen twice, as ever.
+        std::fs::write(&file, "changed").unwrap();
+        occasions.refused(Some(Snapshot::of(&file)), "cause");
+        std::fs::write(&file, "changed again").unwrap();
+        let changed = Occasion::Changed { file: file.clone(), files: 1 };
+        assert_eq!(timeout(PATIENCE, occasions.next()).await, Ok(changed));
+        assert!(occasions.refused(Some(Snapshot::of(&file)), "cause"), "news of what has changed");
+        occasions.applied(Snapshot::of(&file));
+        assert!(timeout(FIRST_RETRY * 3, occasions.next()).await.is_err());
     }
 }

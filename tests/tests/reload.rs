@@ -5,12 +5,14 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use keystead_tests::client_authority::ClientAuthority;
 use keystead_tests::rustls_client::{Connection, config, config_with_certificate, connect, connect_to, fetch};
 use keystead_tests::stack::pki::{Renewed, renew};
 use keystead_tests::stack::{CLIENT_AUTHORITIES, Edge, Host, KeyType, Stack, wait_until};
 use rcgen::SerialNumber;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use rustls_pki_types::CertificateDer;
 
 fn reloads(stack: &Stack, outcome: &str) -> i64 {
@@ -127,6 +129,23 @@ fn the_channels_certificates_are_renewed_while_clients_come() {
 
 fn key_server_log(stack: &Stack) -> String {
     fs::read_to_string(stack.directory().join("keyserver.log")).unwrap()
+}
+
+#[test]
+fn a_revocation_that_cannot_be_read_is_applied_once_it_can_be() {
+    let mut stack = Stack::start();
+    let pid = Pid::from_raw(stack.key_server().pid().try_into().unwrap());
+    let none = Rlimit { current: Some(0), ..getrlimit(Resource::Nofile) };
+    let before = prlimit(pid, Resource::Nofile, none).unwrap();
+    stack.edit("keyserver/keyserver.toml", |text| text.replace("[[edge]]", "[[edge]]\nrevoked = true"));
+    let told = || key_server_log(&stack).matches("configuration not loaded").count();
+    wait_until("it finds no descriptor to read with", || told() > 0);
+    // Tries that come to the same are not told of.
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(told(), 1);
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    wait_until("it is applied, with nothing changed", || key_server_log(&stack).contains("configuration loaded"));
+    assert_eq!(told(), 1);
 }
 
 #[test]
