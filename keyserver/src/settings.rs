@@ -1,38 +1,40 @@
-//! What a configuration means: everything that it names is read and checked, before anything is bound.
+//! What a configuration means: everything that it names is read and checked, before anybody is served.
 
+mod error;
 mod keys;
 mod report;
+mod warning;
 
+pub use error::SettingsError;
 pub use report::Report;
+pub use warning::Warning;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keystead_program::channel::{ChannelConfig, ChannelError, ChannelMaterial, PeerIdentity};
-use keystead_program::config::{self, ConfigError, RelativePath};
+use keystead_program::channel::{ChannelConfig, ChannelMaterial};
+use keystead_program::config;
 use keystead_program::crypto::Crypto;
-use keystead_program::logging::LogError;
 use keystead_program::sandbox::Paths;
 use keystead_program::watched::Snapshot;
 
 use crate::audit::AuditSettings;
-use crate::audit::config::{AuditSettingsError, WhenUnwritable};
 use crate::authorize::{Authorizations, Rights};
 use crate::config::grant::GrantConfig;
 use crate::config::{Config, EdgeConfig, Limits, TicketsConfig};
 use crate::custody::custodian::Custodian;
-use crate::custody::protection::{KeyProtection, Protected, ProtectionError};
-use crate::custody::secret::{SecretSource, credentials_directory};
-use crate::custody::token::{TokenConfig, TokenError, TokenFault, Tokens};
-use crate::key::{Key, KeyError};
-use crate::policy::{Budget, Grant, NotAfter, PolicyError};
+use crate::custody::protection::KeyProtection;
+use crate::custody::secret::credentials_directory;
+use crate::custody::token::{TokenConfig, Tokens};
+use crate::key::Key;
+use crate::policy::{Budget, Grant};
 use crate::rate::Cost;
 use crate::schedule::{CostClass, LaneConfig};
 use crate::ticket_keys::group::{GroupName, TicketGroup};
-use crate::ticket_keys::ratchet::{ClockFault, Ratchet, UnixTime};
-use crate::ticket_keys::state::{self, StateError};
+use crate::ticket_keys::ratchet::{Ratchet, UnixTime};
+use crate::ticket_keys::state;
+use warning::warnings;
 
 /// A configuration of which every part was found good.
 #[derive(Debug)]
@@ -269,228 +271,6 @@ fn ticket_groups(edges: &[EdgeConfig]) -> BTreeMap<GroupName, TicketGroup> {
         TicketGroup::new(name.clone(), revoked.map(|edge| &edge.id))
     };
     edges.iter().map(|edge| (edge.ticket_group.clone(), group(&edge.ticket_group))).collect()
-}
-
-/// Something that is no error and that a person should look at.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Warning {
-    /// Every account of the machine can read a private key or the ticket secret.
-    #[error("{}: every account of this machine can read this secret; chmod 600 it", .0.display())]
-    WorldReadable(PathBuf),
-    /// A certificate that clients will refuse.
-    #[error("the certificate of key {0} is outside its time of validity")]
-    OutsideValidity(Arc<str>),
-    /// A key that nobody may use.
-    #[error("no [[edge]] may use the key {0}")]
-    UnusedKey(Arc<str>),
-    /// A key that is for RSA key transport.
-    #[error(
-        "danger_rsa_key_transport of key {0}: handshakes by RSA key transport have no forward secrecy; \
-         whoever records them and one day has the key reads them"
-    )]
-    KeyTransport(Arc<str>),
-    /// Private keys that whoever gets the files has.
-    #[error("private keys are not encrypted: {0}; seal them with `keystead-keyserver key import`")]
-    PlainPrivateKeys(String),
-    /// Key transport with a token, of which nobody here knows how even its time is.
-    #[error(
-        "danger_rsa_key_transport of key {0}: that the raw RSA operation takes the same time for every ciphertext is up to \
-         its token"
-    )]
-    TokenKeyTransport(Arc<str>),
-    /// A key that cannot be used yet.
-    #[error("the key {key} is not ready: {fault}; it is tried again until it is")]
-    TokenAway {
-        /// The key's name.
-        key: Arc<str>,
-        /// What its token says.
-        fault: TokenFault,
-    },
-    /// The clock does not fit the ticket keys.
-    #[error("[tickets] {0}")]
-    Clock(ClockFault),
-    /// An edge, or an edge's key, whose time is over.
-    #[error(
-        "[[edge]] {edge}: not_after{} is in the past: the edge is refused; move it, or take the entry out",
-        .key.as_ref().map(|key| format!(" of the key {key}")).unwrap_or_default()
-    )]
-    RightsOver {
-        /// The edge.
-        edge: PeerIdentity,
-        /// The key; `None` where the end is that of all of them.
-        key: Option<String>,
-    },
-    /// Nobody will know what was asked for.
-    #[error("no [audit]: there is no record of what edges have signed")]
-    NoAudit,
-    /// Operations may lack their records.
-    #[error("[audit] when_unwritable = \"danger_go_on\": while the log cannot be written, records are only counted")]
-    AuditMayBeSummed,
-}
-
-fn warnings(config: &Config, directory: &Path, keys: &[Arc<Key>]) -> Vec<Warning> {
-    let private_keys = config.key.iter().filter_map(|key| key.private_key.as_ref());
-    let passphrases = config.key.iter().filter_map(|key| key.passphrase.as_ref());
-    let protection = [&config.key_protection.sealing_key, &config.key_protection.passphrase].into_iter().flatten();
-    let pins = config.token.iter().map(|token| &token.pin);
-    let secrets = private_keys
-        .chain([&config.channel.private_key])
-        .chain(passphrases.chain(protection).chain(pins).filter_map(SecretSource::file))
-        .chain(config.tickets.as_ref().map(|tickets| &tickets.state))
-        .chain(config.audit.as_ref().map(|audit| &audit.signing_key));
-    let audit = match config.audit.as_ref().map(|audit| audit.when_unwritable) {
-        Some(WhenUnwritable::Refuse) => None,
-        Some(WhenUnwritable::DangerGoOn) => Some(Warning::AuditMayBeSummed),
-        None => Some(Warning::NoAudit),
-    };
-    let readable = secrets.filter_map(|path| is_world_readable(path, directory)).map(Warning::WorldReadable);
-    let outside = keys.iter().filter(|key| !is_valid(key)).map(|key| Warning::OutsideValidity(key.name().clone()));
-    let users = config.edge.iter().filter(|edge| !edge.revoked);
-    let used: HashSet<&str> = users.flat_map(|edge| edge.keys.iter().map(|entry| entry.name.as_str())).collect();
-    let unused =
-        keys.iter().filter(|key| !used.contains(key.name().as_ref())).map(|key| Warning::UnusedKey(key.name().clone()));
-    let transporting = keys.iter().filter(|key| key.identity().allows_key_transport());
-    let transporting = transporting.map(|key| Warning::KeyTransport(key.name().clone()));
-    let plain = plain_keys(keys).map(Warning::PlainPrivateKeys);
-    let in_token = keys.iter().filter(|key| key.protected().is_none() && key.identity().allows_key_transport());
-    let in_token = in_token.map(|key| Warning::TokenKeyTransport(key.name().clone()));
-    let bounded = rights_over(&config.edge);
-    readable
-        .chain(plain)
-        .chain(outside)
-        .chain(unused)
-        .chain(transporting)
-        .chain(in_token)
-        .chain(bounded)
-        .chain(audit)
-        .collect()
-}
-
-fn rights_over(edges: &[EdgeConfig]) -> impl Iterator<Item = Warning> {
-    let now = UnixTime::now();
-    edges.iter().filter(|edge| !edge.revoked).flat_map(move |edge| {
-        let of_all = (None, edge.not_after);
-        let of_keys = edge.keys.iter().map(|entry| (Some(entry.name.clone()), entry.bounds.not_after));
-        let over = std::iter::once(of_all).chain(of_keys).filter(move |(_, end)| NotAfter::from(*end).is_over(now));
-        over.map(|(key, _)| Warning::RightsOver { edge: edge.id.clone(), key })
-    })
-}
-
-/// The names of the keys that lie in the clear, as far as anybody reads them.
-fn plain_keys(keys: &[Arc<Key>]) -> Option<String> {
-    const MOST_NAMES: usize = 8;
-    let plain: Vec<_> = keys.iter().filter(|key| key.protected() == Some(Protected::Plain)).collect();
-    let names: Vec<_> = plain.iter().take(MOST_NAMES).map(|key| key.name().as_ref()).collect();
-    let more = plain.len().saturating_sub(MOST_NAMES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!plain.is_empty()).then(|| format!("{}{more}", names.join(", ")))
-}
-
-fn is_world_readable(path: &RelativePath, directory: &Path) -> Option<PathBuf> {
-    let path = path.under(directory);
-    let mode = std::fs::metadata(&path).ok()?.permissions().mode();
-    (mode & 0o004 != 0).then_some(path)
-}
-
-/// Whether this moment is within the validity of the key's own certificate.
-fn is_valid(key: &Key) -> bool {
-    let leaf = key.identity().chain().first();
-    leaf.and_then(|der| x509_parser::parse_x509_certificate(der).ok())
-        .is_some_and(|(_, certificate)| certificate.validity().is_valid())
-}
-
-/// Which part of a configuration is wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The file itself.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The `[log]` table.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The `[channel]` table.
-    #[error("[channel] {0}")]
-    Channel(ChannelError),
-    /// A limit that would let nothing through.
-    #[error("[limits] {0} must not be 0")]
-    ZeroLimit(&'static str),
-    /// Fewer leases than edges keep in reserve.
-    #[error("[limits] leases_per_edge must be at least 8192: edges keep up to 2048 for each connection")]
-    FewLeases,
-    /// No `[[key]]`.
-    #[error("no [[key]]: there is nothing to sign with")]
-    NoKeys,
-    /// Two `[[key]]` of one name.
-    #[error("two [[key]] have the name {0}; names must differ")]
-    DuplicateKeyName(String),
-    /// One private key under two names.
-    #[error("[[key]] {first} and {second} hold the same private key; an edge could not tell them apart")]
-    DuplicateKey {
-        /// The one named first.
-        first: Arc<str>,
-        /// The other.
-        second: Arc<str>,
-    },
-    /// The ticket secret's file.
-    #[error("[tickets] {0}")]
-    TicketState(StateError),
-    /// The clock is far ahead of the ticket secret.
-    #[error("[tickets] {0}")]
-    Clock(ClockFault),
-    /// The `[key_protection]` table.
-    #[error("[key_protection] {0}")]
-    KeyProtection(ProtectionError),
-    /// A `[[token]]` that cannot be used.
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    /// The `[audit]` table.
-    #[error("[audit] {0}")]
-    Audit(AuditSettingsError),
-    /// A `[[key]]` that cannot be used.
-    #[error("[[key]] {name}: {cause}")]
-    Key {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        cause: KeyError,
-    },
-    /// Two `[[edge]]` of one identity.
-    #[error("two [[edge]] have the id {0}; put their keys into one")]
-    DuplicateEdge(PeerIdentity),
-    /// An edge's list names a key twice.
-    #[error("[[edge]] {edge}: the key {key} stands twice in `keys`; put both entries into one")]
-    DuplicateGrant {
-        /// Whose list.
-        edge: PeerIdentity,
-        /// The name on it.
-        key: String,
-    },
-    /// What an edge may do with a key makes no sense.
-    #[error("[[edge]] {edge}: the key {key}: {cause}")]
-    Policy {
-        /// Whose list.
-        edge: PeerIdentity,
-        /// The name on it.
-        key: String,
-        /// What is wrong.
-        cause: PolicyError,
-    },
-    /// The bounds of an edge make no sense.
-    #[error("[[edge]] {edge}: {cause}")]
-    EdgePolicy {
-        /// The edge.
-        edge: PeerIdentity,
-        /// What is wrong.
-        cause: PolicyError,
-    },
-    /// An edge's list names a key that is not there.
-    #[error("[[edge]] {edge}: there is no [[key]] of the name {key}")]
-    UnknownKey {
-        /// Whose list.
-        edge: PeerIdentity,
-        /// The name on it.
-        key: String,
-    },
 }
 
 #[cfg(test)]

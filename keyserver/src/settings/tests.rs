@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use keystead_program::run::Failure;
@@ -7,7 +8,7 @@ use keystead_program::run::Failure;
 use super::*;
 use crate::fixture::{EDGE_ONE, Files, Kind};
 use crate::refusal::Refusal;
-use crate::ticket_keys::ratchet::RotationPeriod;
+use crate::ticket_keys::ratchet::{ClockFault, RotationPeriod};
 
 const TWO_KEYS: &str = r#"
 [[key]]
