@@ -77,9 +77,6 @@ impl Part {
             Self::Soak => Vec::new(),
         };
         faults.retain(|fault| options.wants(&fault.name));
-        if options.quick {
-            faults.iter_mut().for_each(|fault| fault.hold = fault.hold * 2 / 3);
-        }
         faults
     }
 
@@ -118,6 +115,10 @@ impl Part {
         match self {
             Self::Soak => soak(&mut world, options.soak, &mut report),
             Self::Fleet | Self::Rotation | Self::Clocks => report.rows = rows(&mut world, self.faults(options)),
+        }
+        for mut audited in world.audits()? {
+            audited.log = format!("{}, {}", self.name(), audited.log);
+            report.audits.push(audited);
         }
         Ok(report)
     }
@@ -160,8 +161,9 @@ const SETTLE: Duration = Duration::from_secs(25);
 pub(super) fn rows<W: Fleet>(world: &mut W, faults: Vec<Fault<W>>) -> Vec<Row> {
     sleep(BEFORE);
     let mut rows = Vec::new();
+    let mut counted_until = Instant::now();
     for fault in faults {
-        let row = observe(world, fault);
+        let row = observe(world, fault, &mut counted_until);
         let complaints: Vec<_> = row.complaints().collect();
         let verdict = if complaints.is_empty() { "held".to_owned() } else { complaints.join("; ") };
         say(&format!("{}: {verdict}", row.fault));
@@ -170,7 +172,8 @@ pub(super) fn rows<W: Fleet>(world: &mut W, faults: Vec<Fault<W>>) -> Vec<Row> {
     rows
 }
 
-fn observe<W: Fleet>(world: &mut W, mut fault: Fault<W>) -> Row {
+/// A row that counts from the end of the one before, which it moves on.
+fn observe<W: Fleet>(world: &mut W, mut fault: Fault<W>, counted_until: &mut Instant) -> Row {
     let counted = world.edges();
     let injected = Instant::now();
     let before = injected - BEFORE..injected;
@@ -180,7 +183,8 @@ fn observe<W: Fleet>(world: &mut W, mut fault: Fault<W>) -> Row {
     problems.extend(attempt(|| fault.repair(world)).err().map(|cause| format!("repair: {cause}")));
     let repaired = Instant::now();
     let ledger = world.load().ledger.clone();
-    let mut course = Course { before, fault: injected..repaired, end: repaired };
+    let counted_from = std::mem::replace(counted_until, repaired);
+    let mut course = Course { counted_from, before, fault: injected..repaired, end: repaired };
     while course.end < repaired + AFTER {
         sleep(Duration::from_secs(1));
         course.end = Instant::now();
@@ -188,6 +192,7 @@ fn observe<W: Fleet>(world: &mut W, mut fault: Fault<W>) -> Row {
             break;
         }
     }
+    *counted_until = course.end;
     let open = ledger.settle(course.end, SETTLE);
     let mut row = Row::of(&fault.name, &ledger, &course, world.kills());
     row.edges_say = failures_since(&counted, &world.edges());

@@ -13,8 +13,8 @@ type Faults = Vec<Fault<World>>;
 
 /// Long enough that what fails at once and what fails later are both seen.
 const HOLD: Duration = Duration::from_secs(3);
-/// Longer than a key client waits for an answer.
-const LONG_HOLD: Duration = Duration::from_secs(6);
+/// Longer than a key client waits for an answer (5 s), and for a silent connection's sign of life (10 s).
+const LONG_HOLD: Duration = Duration::from_secs(12);
 /// What is slow between machines of one continent.
 const DELAY: Duration = Duration::from_millis(50);
 

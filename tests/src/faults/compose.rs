@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use tempfile::TempDir;
 
+use super::audited;
 use super::campaign::{Fleet, Options, rows, say};
 use super::client::CONNECT_TIMEOUT;
 use super::configuration::{self, EDGE_PORT, EDGES, EdgeConfig, KEY_SERVER_PORT, METRICS_PORT};
@@ -72,8 +73,8 @@ fn faults() -> Vec<Fault<Containers>> {
         Fault::new(format!("containers-{name}"), hold, inject).repaired_by(repair)
     };
     vec![
-        fault("kill-key-server-1", |it| it.kill("ks1", None), |it| it.start_again("ks1")),
-        fault("kill-edge-1", |it| it.kill("edge1", Some(0)), |it| it.start_again("edge1")),
+        fault("kill-key-server-1", |_| docker(&["kill", "ks1"]), |it| it.start_again("ks1")),
+        fault("kill-edge-1", |it| it.kill_edge(0), |it| it.start_again("edge1")),
         fault("pause-key-server-2", |_| docker(&["pause", "ks2"]), |_| docker(&["unpause", "ks2"])),
         fault("disconnect-key-server-3", |_| disconnect("ks3"), |it| it.connect("ks3")),
         fault("roll-key-servers", |it| it.roll(&KEY_SERVERS), |_| Ok(())),
@@ -103,6 +104,7 @@ impl Containers {
         for service in KEY_SERVERS {
             let home = home(root, service, "keyserver")?;
             fs::copy(&secret, home.join("state/ticket-keys.toml"))?;
+            audited::init(&home)?;
             fs::write(home.join("program.toml"), configuration::key_server(Ipv4Addr::UNSPECIFIED, None))?;
         }
         let mut containers = Self { load: Load::idle()?, kills: Vec::new(), directory };
@@ -144,8 +146,9 @@ impl Containers {
         compose(self.directory.path(), arguments)
     }
 
-    fn kill(&mut self, service: &str, edge: Option<usize>) -> Result<()> {
-        self.kills.push(Kill::by(edge, || docker(&["kill", service]))?);
+    fn kill_edge(&mut self, index: usize) -> Result<()> {
+        let service = EDGE_SERVICES.get(index).context("no such edge")?;
+        self.kills.push(Kill::by(index, || docker(&["kill", service]))?);
         Ok(())
     }
 

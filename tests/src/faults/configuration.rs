@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use keystead_local::pki::{KEY_SERVER_NAME, edge_identity};
 
+use super::audited::{LOG, SIGNING_KEY};
+
 pub(super) const EDGES: [&str; 2] = ["one", "two"];
 
 /// Where key servers listen.
@@ -23,7 +25,8 @@ trust_roots = "pki/channel-ca.pem"
 pub(super) fn key_server(address: Ipv4Addr, revoked: Option<usize>) -> String {
     let mut text = format!(
         "listen = \"{address}:{KEY_SERVER_PORT}\"\n[metrics]\nlisten = \"{address}:{METRICS_PORT}\"\n{CHANNEL}\
-         [limits]\ndrain_timeout = \"5s\"\n[tickets]\nstate = \"state/ticket-keys.toml\"\n"
+         [limits]\ndrain_timeout = \"5s\"\n[tickets]\nstate = \"state/ticket-keys.toml\"\n\
+         [audit]\ndirectory = {LOG:?}\nsigning_key = {SIGNING_KEY:?}\n"
     );
     for key in ["rsa", "p256"] {
         text += &format!(

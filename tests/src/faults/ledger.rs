@@ -61,19 +61,18 @@ pub(super) struct Bytes {
     pub(super) broken: Option<&'static str>,
 }
 
-/// Something that was killed on purpose, with the connections that it held.
+/// An edge that was killed on purpose, with the connections that it held. A key server takes none along when it is killed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kill {
     /// Before and after it was done.
     pub(super) from: Instant,
     pub(super) to: Instant,
-    /// The edge, or `None` for a key server.
-    pub(super) edge: Option<usize>,
+    pub(super) edge: usize,
 }
 
 impl Kill {
     /// Does it, and remembers when.
-    pub(super) fn by<E>(edge: Option<usize>, action: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
+    pub(super) fn by<E>(edge: usize, action: impl FnOnce() -> Result<(), E>) -> Result<Self, E> {
         let from = Instant::now();
         action()?;
         Ok(Self { from, to: Instant::now(), edge })
@@ -81,16 +80,9 @@ impl Kill {
 }
 
 impl Visit {
-    /// Whether one of `kills` may have taken its handshake along.
-    pub(super) fn was_in_flight(&self, kills: &[Kill]) -> bool {
-        let hit = |kill: &Kill| kill.edge.is_none_or(|edge| edge == self.edge);
-        kills.iter().any(|kill| hit(kill) && self.began <= kill.to && kill.from <= self.ended)
-    }
-
-    /// Whether the edge that carried its bytes was killed.
+    /// Whether its edge was killed meanwhile.
     pub(super) fn lost_its_edge(&self, kills: &[Kill]) -> bool {
-        let hit = |kill: &Kill| kill.edge == Some(self.edge);
-        kills.iter().any(|kill| hit(kill) && self.began <= kill.to && kill.from <= self.ended)
+        kills.iter().any(|kill| kill.edge == self.edge && self.began <= kill.to && kill.from <= self.ended)
     }
 }
 

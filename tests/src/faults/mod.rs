@@ -11,6 +11,7 @@
 //! leaves a record in the `ledger`, and a `row` is what the ledger has of the time around one fault, with the verdict
 //! on what must hold. `world` is the fleet in network namespaces, `compose` the one in containers.
 
+pub mod audited;
 mod backend;
 pub mod campaign;
 mod catalogue;

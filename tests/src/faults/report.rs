@@ -5,6 +5,7 @@ use std::fmt::{Display, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::audited::Audited;
 use super::row::Row;
 use super::soak::Taken;
 
@@ -15,6 +16,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// What the processes took over the soak.
     pub soak: Vec<Taken>,
+    /// What became of the audit logs.
+    pub audits: Vec<Audited>,
     /// What could not be done here, with the reason.
     pub skipped: Vec<String>,
 }
@@ -24,13 +27,14 @@ impl Report {
     pub fn extend(&mut self, other: Self) {
         self.rows.extend(other.rows);
         self.soak.extend(other.soak);
+        self.audits.extend(other.audits);
         self.skipped.extend(other.skipped);
     }
 
     /// Whether everything holds that must; latency need not where it is tolerated.
     pub fn holds(&self, tolerates_latency: bool) -> bool {
         let is_met = |row: &Row| row.unmet.is_empty() && (tolerates_latency || row.late.is_none());
-        self.rows.iter().all(is_met) && self.soak.iter().all(Taken::is_flat)
+        self.rows.iter().all(is_met) && self.soak.iter().all(Taken::is_flat) && self.audits.iter().all(Audited::holds)
     }
 
     /// For people.
@@ -55,6 +59,10 @@ impl Report {
             let _ =
                 writeln!(text, "{process} {what}: {first:.0} to {last:.0}, rise {rise:.1} of {allowed:.0}: {verdict}");
         }
+        for Audited { log, as_it_is, altered } in &self.audits {
+            let [as_it_is, altered] = [as_it_is, altered].map(verdict);
+            let _ = writeln!(text, "audit of {log}: {as_it_is}; with one bit changed: {altered}");
+        }
         self.skipped.iter().for_each(|line| text += &format!("Skipped: {line}\n"));
         text
     }
@@ -75,8 +83,19 @@ impl Report {
             let _ =
                 writeln!(text, "| {process} | {what} | {first:.0} | {last:.0} | {rise:.1} | {allowed:.0} | {held} |");
         }
+        if !self.audits.is_empty() {
+            text += "\n| Audit log | As it is | With one bit changed |\n|---|---|---|\n";
+        }
+        for Audited { log, as_it_is, altered } in &self.audits {
+            let [as_it_is, altered] = [as_it_is, altered].map(verdict);
+            let _ = writeln!(text, "| {log} | {as_it_is} | {altered} |");
+        }
         text
     }
+}
+
+fn verdict(said: &Result<String, String>) -> String {
+    said.clone().unwrap_or_else(|complaint| format!("NOT HELD: {complaint}"))
 }
 
 const HEADINGS: [&str; 12] = [

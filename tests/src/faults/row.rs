@@ -14,7 +14,7 @@ use super::statistics::percentile;
 pub struct Row {
     /// The fault.
     pub fault: String,
-    /// Handshakes attempted while it lasted and behind it.
+    /// Handshakes attempted since the row before: until the fault, while it lasted and behind it.
     pub attempted: usize,
     /// Those that resumed a session.
     pub resumed: usize,
@@ -73,6 +73,8 @@ impl Latency {
 /// When what happened.
 #[derive(Clone, Debug)]
 pub(super) struct Course {
+    /// Where the row before ended.
+    pub(super) counted_from: Instant,
     /// Where what is normal is taken from.
     pub(super) before: Range<Instant>,
     /// From the injection to the end of the repair.
@@ -88,7 +90,7 @@ impl Row {
     /// What the ledger has, judged.
     pub(super) fn of(fault: &str, ledger: &Ledger, course: &Course, kills: &[Kill]) -> Self {
         let mut row = Self { fault: fault.to_owned(), back: seconds_until_normal(ledger, course), ..Self::default() };
-        for visit in ledger.during(course.fault.start..course.end) {
+        for visit in ledger.during(course.counted_from..course.end) {
             row.count(&visit, kills);
         }
         row.before = Latency::of(ledger.latencies(&course.before));
@@ -118,7 +120,7 @@ impl Row {
         self.elsewhere += usize::from(visit.elsewhere);
         match visit.handshake {
             Ok(greeted) => self.resumed += usize::from(greeted.resumed),
-            Err(_) if visit.was_in_flight(kills) => self.killed += 1,
+            Err(_) if visit.lost_its_edge(kills) => self.killed += 1,
             Err(reason) => *self.failed.entry(reason.to_owned()).or_default() += 1,
         }
         let bytes = visit.bytes;
@@ -193,7 +195,8 @@ mod tests {
             ledger.leave(number, Visit { began, ended, edge: 0, elsewhere: false, handshake, bytes });
         }
         let second = |number| start + Duration::from_secs(number);
-        let course = Course { before: start..second(4), fault: second(4)..second(6), end: second(10) };
+        let (before, fault) = (start..second(4), second(4)..second(6));
+        let course = Course { counted_from: second(4), before, fault, end: second(10) };
         Row::of("test", &ledger, &course, kills)
     }
 
@@ -216,7 +219,7 @@ mod tests {
             let at = start + Duration::from_millis(millis);
             Kill { from: at, to: at, edge }
         };
-        let (of_another_time, of_another_edge, its_own) = (kill(4400, None), kill(4502, Some(1)), kill(4502, Some(0)));
+        let (of_another_time, of_another_edge, its_own) = (kill(4400, 0), kill(4502, 1), kill(4502, 0));
         for (kills, failures) in [(vec![], 1), (vec![of_another_time, of_another_edge], 1), (vec![its_own], 0)] {
             let row = row(one, &kills, start);
             assert_eq!((row.unmet.len(), row.killed), (failures, 1 - failures), "{row:?}");

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use tempfile::TempDir;
 
+use super::audited::{self, Audited};
 use super::campaign::Fleet;
 use super::configuration::{self, ADDED_NAME, EDGE_PORT, EDGES, EdgeConfig, KEY_SERVER_PORT, METRICS_PORT};
 use super::ledger::Kill;
@@ -83,7 +84,8 @@ impl World {
         let key_servers = (0..KEY_SERVERS).map(|index| {
             let place = network.join(&format!("ks{}", index + 1), 11 + index as u8)?;
             place.set_rate(100)?;
-            let home = home(directory.path(), &place, "4m", &pki.join("keyserver"))?;
+            let home = home(directory.path(), &place, &pki.join("keyserver"))?;
+            audited::init(&home)?;
             fs::copy(&secret, home.join("state/ticket-keys.toml"))?;
             fs::write(home.join("program.toml"), configuration::key_server(place.address, None))?;
             Ok(Node::start(format!("key-server-{}", index + 1), "keystead-keyserver", place, home, &shape))
@@ -91,7 +93,7 @@ impl World {
         let key_servers: Vec<Node> = key_servers.collect::<Result<_>>()?;
         let edges = EDGES.iter().zip(21..).map(|(name, last)| {
             let place = network.join(&format!("edge{}", last - 20), last)?;
-            let home = home(directory.path(), &place, "64m", &pki.join(format!("edge-{name}")))?;
+            let home = home(directory.path(), &place, &pki.join(format!("edge-{name}")))?;
             let config = EdgeConfig::of(place.address, METRICS_PORT, "state/0", backend);
             fs::write(home.join("program.toml"), config.text())?;
             Ok(Node::start(format!("edge-{}", last - 20), "keystead-edge", place, home, &shape))
@@ -107,18 +109,14 @@ impl World {
 
     /// Kills a key server.
     pub(super) fn kill_key_server(&mut self, index: usize) -> Result<()> {
-        let process = &mut self.key_servers.get_mut(index).context("no such key server")?.process;
-        self.kills.push(Kill::by(None, || {
-            process.kill();
-            anyhow::Ok(())
-        })?);
+        self.key_server(index)?.process.kill();
         Ok(())
     }
 
     /// Kills an edge.
     pub(super) fn kill_edge(&mut self, index: usize) -> Result<()> {
         let process = &mut self.edges.get_mut(index).context("no such edge")?.process;
-        self.kills.push(Kill::by(Some(index), || {
+        self.kills.push(Kill::by(index, || {
             process.kill();
             anyhow::Ok(())
         })?);
@@ -163,6 +161,17 @@ impl World {
         ensure!(status.success(), "{} did not end well: {status}", node.name);
         node.process.restart();
         Ok(())
+    }
+
+    /// Ends the key servers, and verifies what they have on record.
+    pub(super) fn audits(&mut self) -> Result<Vec<Audited>> {
+        let audited = self.key_servers.iter_mut().map(|node| {
+            node.process.signal(Signal::TERM);
+            let status = node.process.wait();
+            ensure!(status.success(), "{} did not end well: {status}", node.name);
+            Ok(Audited::of(node.name.clone(), &node.directory))
+        });
+        audited.collect()
     }
 
     /// Makes another P-256 key with its certificate, and gives it to all key servers.
@@ -287,7 +296,7 @@ impl<'c> EdgeConfig<'c> {
 }
 
 /// A program's directory, with its certificates and a small disk for its state.
-fn home(root: &Path, place: &Place, disk: &str, pki: &Path) -> Result<PathBuf> {
+fn home(root: &Path, place: &Place, pki: &Path) -> Result<PathBuf> {
     let home = root.join(&place.name);
     fs::create_dir_all(home.join("state"))?;
     fs::create_dir(home.join("pki"))?;
@@ -296,7 +305,7 @@ fn home(root: &Path, place: &Place, disk: &str, pki: &Path) -> Result<PathBuf> {
         fs::copy(file.path(), home.join("pki").join(file.file_name()))?;
     }
     fs::write(clock(&home), "+0")?;
-    run(&format!("mount -t tmpfs -o size={disk},mode=700 tmpfs {}", home.join("state").display()))?;
+    run(&format!("mount -t tmpfs -o size=64m,mode=700 tmpfs {}", home.join("state").display()))?;
     Ok(home)
 }
 
