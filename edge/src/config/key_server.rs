@@ -25,7 +25,7 @@ pub struct KeyServerConfig {
     /// Requests without an answer on one connection; at the limit a handshake fails as `overloaded`.
     #[serde(default = "default_max_in_flight")]
     pub max_in_flight: usize,
-    /// Those of one key among them, so that a slow key leaves room for others: a quarter where this is `None`.
+    /// Those of one key among them, so that a slow key leaves room for others: half where this is `None`.
     pub max_in_flight_per_key: Option<usize>,
     /// Between two lookups of the key servers' names.
     #[serde(with = "humantime_serde", default = "default_resolve_interval")]
@@ -93,7 +93,7 @@ fn default_longest_ejection_time() -> Duration {
 impl KeyServerConfig {
     /// Requests of one key without an answer on one connection.
     pub fn max_in_flight_per_key(&self) -> usize {
-        self.max_in_flight_per_key.unwrap_or_else(|| self.max_in_flight.div_ceil(4))
+        self.max_in_flight_per_key.unwrap_or_else(|| self.max_in_flight.div_ceil(2))
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -151,7 +151,7 @@ mod tests {
     fn what_is_not_written_has_defaults() {
         let config = with("").unwrap();
         assert_eq!((config.timeout, config.connections), (Duration::from_secs(5), 2));
-        assert_eq!((config.max_in_flight, config.max_in_flight_per_key()), (1024, 256));
+        assert_eq!((config.max_in_flight, config.max_in_flight_per_key()), (1024, 512));
         assert!(config.hedge);
         assert_eq!(with("max_in_flight = 1").unwrap().max_in_flight_per_key(), 1);
     }
