@@ -1,0 +1,37 @@
+//! How much is measured.
+
+use std::io::{Write, stderr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// How often, and for how long.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// How often each reading is taken.
+    pub rounds: u32,
+    /// How long one takes.
+    pub length: Duration,
+    /// How many connections stand idle at one time.
+    pub idle_connections: NonZeroUsize,
+    /// How long they stand, their making included.
+    pub idle: Duration,
+}
+
+impl Effort {
+    /// Enough for figures that can be told to others; with `quick`, enough to see that all of it works.
+    pub fn new(quick: bool) -> Self {
+        let (rounds, length, idle_connections, idle) = if quick { (1, 1, 1000, 3) } else { (5, 4, 10_000, 20) };
+        Self {
+            rounds,
+            length: Duration::from_secs(length),
+            idle_connections: NonZeroUsize::new(idle_connections).unwrap_or(NonZeroUsize::MIN),
+            idle: Duration::from_secs(idle),
+        }
+    }
+
+    /// Tells whoever watches.
+    pub fn say(&self, line: &str) {
+        // With standard error closed there is nobody to tell.
+        let _ = writeln!(stderr(), "bench: {line}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Measures Keystead beside what would be used in its place. `tests/bench/run` builds and runs everything;
+//! docs/PERFORMANCE.md has the method and the results.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod backend;
+pub mod criterion;
+pub mod edge;
+pub mod effort;
+pub mod engine;
+pub mod keyserver;
+pub mod load;
+pub mod process;
+pub mod table;
+pub mod terminator;

@@ -1,0 +1,95 @@
+//! When the next unit of work is due.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::sync::Semaphore;
+
+use super::worker::Window;
+
+/// Tells clients of one worker when to begin.
+pub(super) enum Pace {
+    /// At once.
+    Closed,
+    /// At fixed times, whatever became of those before.
+    Open { start: Instant, interval: Duration, next: AtomicU64, due: Arc<Semaphore> },
+}
+
+impl Pace {
+    /// With `interval` between units; without one, at once.
+    ///
+    /// # Errors
+    /// If there can be no further thread.
+    pub(super) fn new(interval: Option<Duration>, window: Window) -> Result<Self> {
+        let Some(interval) = interval else { return Ok(Self::Closed) };
+        let due = Arc::new(Semaphore::new(0));
+        let pace = Self::Open { start: window.start, interval, next: AtomicU64::new(0), due: due.clone() };
+        // A thread of its own: the reactor's clock goes in steps of a millisecond.
+        thread::Builder::new()
+            .spawn(move || {
+                let mut told: u64 = 0;
+                while Instant::now() < window.end {
+                    let reached = units(window.start.elapsed(), interval);
+                    due.add_permits(usize::try_from(reached - told).unwrap_or(0));
+                    told = reached;
+                    let next = window.start + after(interval, told);
+                    thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+                due.close();
+            })
+            .context("a thread")?;
+        Ok(pace)
+    }
+
+    /// Waits for the next unit, and tells when it is due; `None` when there is none any more.
+    pub(super) async fn next(&self) -> Option<Instant> {
+        match self {
+            Self::Closed => Some(Instant::now()),
+            Self::Open { start, interval, next, due } => {
+                due.acquire().await.ok()?.forget();
+                Some(*start + after(*interval, next.fetch_add(1, Ordering::Relaxed)))
+            }
+        }
+    }
+}
+
+/// How many units are due within `elapsed`; the first is at its beginning.
+fn units(elapsed: Duration, interval: Duration) -> u64 {
+    u64::try_from(elapsed.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// When unit `index` is due.
+fn after(interval: Duration, index: u64) -> Duration {
+    Duration::from_nanos(u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).saturating_mul(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn units_are_due_at_fixed_times_also_for_those_who_come_late() {
+        let start = Instant::now();
+        let length = Duration::from_millis(50);
+        let window = Window { start, counted_from: start, end: start + length };
+        let interval = Duration::from_millis(10);
+        let pace = Pace::new(Some(interval), window).unwrap();
+        thread::sleep(length * 2);
+        let mut due = Vec::new();
+        while let Some(at) = pace.next().await {
+            due.push(at - start);
+        }
+        // Closed as soon as the time is over: nobody begins late.
+        assert!(due.is_empty(), "{due:?}");
+        let start = Instant::now();
+        let window = Window { start, counted_from: start, end: start + Duration::from_secs(10) };
+        let pace = Pace::new(Some(interval), window).unwrap();
+        thread::sleep(Duration::from_millis(35));
+        for index in 0..3 {
+            assert_eq!(pace.next().await.unwrap() - start, interval * index);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What terminates TLS: Keystead, and what a user would take in its place, all with the same certificate, suites, group and
+//! backend, each on one processor.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use keystead_local::pki::{Deployment, KEY_SERVER_NAME, edge_identity};
+use keystead_tests::stack::programs;
+use keystead_tests::tool;
+use strum::{Display, EnumIter, IntoEnumIterator};
+
+use crate::process::{MEASURED, OTHER, Program, Taken};
+
+/// The suites that clients are measured with, and that everybody is told to serve.
+const CIPHERS: &str = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256";
+const GROUP: &str = "X25519";
+/// More clients than are ever there.
+const CONNECTIONS: u32 = 30_000;
+const EDGE: &str = "bench";
+
+/// The kind of the certificate's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+pub enum KeyType {
+    /// RSA with 2048 bits.
+    #[strum(serialize = "rsa")]
+    Rsa,
+    /// ECDSA with P-256.
+    #[strum(serialize = "p256")]
+    P256,
+}
+
+/// Programs that terminate TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumIter)]
+#[strum(serialize_all = "lowercase")]
+pub enum Terminator {
+    /// The edge, with a key server beside it.
+    Keystead,
+    /// nginx with its stream module.
+    Nginx,
+    /// HAProxy in its TCP mode.
+    Haproxy,
+    /// hitch.
+    Hitch,
+}
+
+impl Terminator {
+    /// Those that are installed, and the names of those that are not.
+    pub fn present() -> (Vec<Self>, Vec<String>) {
+        let (here, missing): (Vec<_>, Vec<_>) =
+            Self::iter().partition(|it| *it == Self::Keystead || tool::find(&it.to_string()));
+        (here, missing.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// Certificates and keys, for all of them.
+pub struct Site {
+    directory: PathBuf,
+    /// Where what was decrypted goes.
+    backend: SocketAddr,
+}
+
+/// A terminator that runs.
+pub struct Running {
+    /// Where clients go.
+    pub address: SocketAddr,
+    program: Program,
+    key_server: Option<Program>,
+}
+
+/// What terminating took, apart and together.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    /// The terminator itself.
+    pub terminator: Taken,
+    /// The key server, where there is one.
+    pub key_server: Option<Taken>,
+}
+
+impl Site {
+    /// Makes certificates in `directory`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn new(directory: &Path, backend: SocketAddr) -> Result<Self> {
+        let deployment = Deployment {
+            served: vec!["localhost".to_owned()],
+            legacy: Vec::new(),
+            client: None,
+            key_server: vec![KEY_SERVER_NAME.to_owned()],
+            ..Deployment::localhost([EDGE])
+        };
+        deployment.provide(&directory.join("pki"))?;
+        for key_type in [KeyType::Rsa, KeyType::P256] {
+            let stem = directory.join(format!("pki/keyserver/localhost-{key_type}"));
+            let mut combined = fs::read(stem.with_extension("pem"))?;
+            combined.extend(fs::read(stem.with_extension("key"))?);
+            fs::write(directory.join(format!("{key_type}.pem")), combined)?;
+        }
+        Ok(Self { directory: directory.to_owned(), backend })
+    }
+
+    /// The authority of the certificates.
+    pub fn authority(&self) -> PathBuf {
+        self.directory.join("pki/ca.pem")
+    }
+
+    /// Starts a terminator with one certificate, and waits until it serves.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn start(&self, terminator: Terminator, key_type: KeyType) -> Result<Running> {
+        let address = free_address()?;
+        let key_server = match terminator {
+            Terminator::Keystead => Some(self.key_server()?),
+            Terminator::Nginx | Terminator::Haproxy | Terminator::Hitch => None,
+        };
+        let (command, ready) = match (terminator, &key_server) {
+            (Terminator::Keystead, Some((_, at))) => self.edge(address, *at, key_type)?,
+            (Terminator::Nginx, _) => (self.nginx(address, key_type)?, address),
+            (Terminator::Haproxy, _) => (self.haproxy(address, key_type)?, address),
+            (Terminator::Hitch | Terminator::Keystead, _) => (self.hitch(address, key_type)?, address),
+        };
+        let mut program = Program::start(&terminator.to_string(), &command, MEASURED, &self.directory)?;
+        program.wait_listening(ready)?;
+        program.wait_listening(address)?;
+        Ok(Running { address, program, key_server: key_server.map(|(program, _)| program) })
+    }
+}
+
+impl Site {
+    /// A key server that runs, and its address.
+    fn key_server(&self) -> Result<(Program, SocketAddr)> {
+        let (address, metrics) = (free_address()?, free_address()?);
+        let mut text = format!("listen = \"{address}\"\n[metrics]\nlisten = \"{metrics}\"\n{}", channel("keyserver"));
+        text += "[tickets]\nstate = \"ticket-keys.toml\"\n";
+        for key in [KeyType::Rsa, KeyType::P256] {
+            let stem = format!("pki/keyserver/localhost-{key}");
+            text += &format!(
+                "[[key]]\nname = \"{key}\"\nprivate_key = \"{stem}.key\"\ncertificate_chain = \"{stem}.pem\"\n"
+            );
+        }
+        text += &format!("[[edge]]\nid = \"{}\"\nkeys = [\"rsa\", \"p256\"]\n", edge_identity(EDGE));
+        let secret = self.directory.join("ticket-keys.toml");
+        if !secret.exists() {
+            let program = programs::path("keystead-keyserver");
+            let made = Command::new(program).args(["init", "--state"]).arg(&secret).output()?;
+            ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
+        let command = self.program_of_ours("keystead-keyserver", &text)?;
+        let mut program = Program::start("keystead-keyserver", &command, OTHER, &self.directory)?;
+        program.wait_listening(address)?;
+        Ok((program, address))
+    }
+
+    fn edge(&self, address: SocketAddr, key_server: SocketAddr, key_type: KeyType) -> Result<(Command, SocketAddr)> {
+        let (metrics, backend) = (free_address()?, self.backend);
+        let text = format!(
+            "state_directory = \"state\"\n[metrics]\nlisten = \"{metrics}\"\n{channel}\
+             [[listener]]\naddress = \"{address}\"\n\
+             [limits]\nmax_connections = {CONNECTIONS}\nmax_connections_per_address = 0\n\
+             [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n\
+             [[virtual_host]]\nnames = [\"localhost\"]\nkeys = [\"{key_type}\"]\nbackends = [\"{backend}\"]\n",
+            channel = channel(&format!("edge-{EDGE}"))
+        );
+        Ok((self.program_of_ours("keystead-edge", &text)?, metrics))
+    }
+
+    fn program_of_ours(&self, program: &str, configuration: &str) -> Result<Command> {
+        let file = self.write(&format!("{program}.toml"), configuration)?;
+        let mut command = Command::new(programs::path(program));
+        command.args(["serve", "--config"]).arg(file);
+        Ok(command)
+    }
+
+    fn nginx(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {
+        let (directory, backend) = (self.directory.display(), self.backend);
+        let stem = format!("{directory}/pki/keyserver/localhost-{key_type}");
+        let text = format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
+             worker_processes 1;\ndaemon off;\nuser root;\npid {directory}/nginx.pid;\nerror_log stderr error;\n\
+             worker_rlimit_nofile 65536;\nevents {{ worker_connections {CONNECTIONS}; }}\n\
+             stream {{ server {{\n\
+               listen {address} ssl backlog=4096;\n\
+               ssl_certificate {stem}.pem;\nssl_certificate_key {stem}.key;\n\
+               ssl_protocols TLSv1.2;\nssl_ciphers {CIPHERS};\nssl_ecdh_curve {GROUP};\n\
+               ssl_session_cache shared:sessions:32m;\nssl_session_tickets on;\n\
+               tcp_nodelay on;\nproxy_pass {backend};\n\
+             }} }}\n"
+        );
+        let file = self.write("nginx.conf", &text)?;
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.arg("-e").arg("stderr").arg("-c").arg(file);
+        Ok(command)
+    }
+
+    fn haproxy(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {
+        let (directory, backend) = (self.directory.display(), self.backend);
+        let text = format!(
+            "global\n nbthread 1\n maxconn {CONNECTIONS}\n tune.ssl.cachesize 100000\n\
+             defaults\n mode tcp\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
+             frontend tls\n bind {address} ssl crt {directory}/{key_type}.pem ciphers {CIPHERS} curves {GROUP} \
+             ssl-min-ver TLSv1.2 ssl-max-ver TLSv1.2 backlog 4096\n default_backend plain\n\
+             backend plain\n server one {backend}\n"
+        );
+        let file = self.write("haproxy.cfg", &text)?;
+        let mut command = Command::new("/usr/sbin/haproxy");
+        command.arg("-db").arg("-f").arg(file);
+        Ok(command)
+    }
+
+    fn hitch(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {
+        let (directory, backend) = (self.directory.display(), self.backend);
+        let (at, port) = (address.ip(), address.port());
+        let text = format!(
+            "frontend = \"[{at}]:{port}\"\nbackend = \"[{}]:{}\"\npem-file = \"{directory}/{key_type}.pem\"\n\
+             workers = 1\nbacklog = 4096\ndaemon = off\nquiet = on\nuser = \"root\"\n\
+             tls-protos = TLSv1.2\nciphers = \"{CIPHERS}\"\necdh-curve = \"{GROUP}\"\nsession-cache = 100000\n",
+            backend.ip(),
+            backend.port(),
+        );
+        let file = self.write("hitch.conf", &text)?;
+        let mut command = Command::new("/usr/sbin/hitch");
+        command.arg("--config").arg(file);
+        Ok(command)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let file = self.directory.join(name);
+        fs::write(&file, text).with_context(|| name.to_owned())?;
+        Ok(file)
+    }
+}
+
+impl Running {
+    /// What was taken since the beginning.
+    ///
+    /// # Errors
+    /// When a program has ended.
+    pub fn account(&self) -> Result<Account> {
+        let key_server = self.key_server.as_ref().map(Program::taken).transpose()?;
+        Ok(Account { terminator: self.program.taken()?, key_server })
+    }
+}
+
+fn channel(part: &str) -> String {
+    let stem = format!("pki/{part}/channel");
+    format!(
+        "[channel]\ncertificate = \"{stem}.pem\"\nprivate_key = \"{stem}.key\"\ntrust_roots = \"pki/{part}/channel-ca.pem\"\n"
+    )
+}
+
+/// An address of this host at which nobody listens.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
