@@ -62,7 +62,11 @@ fn audit(home: &Path, arguments: &[&str]) -> Result<Output> {
 /// What a program said that ended well. What it complains of is the error.
 fn accepted(output: Output) -> Result<String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", complaint.lines().next_back().unwrap_or("no word").trim_start_matches("error: "));
+    ensure!(
+        output.status.success(),
+        "{}",
+        complaint.lines().next_back().unwrap_or("no word").trim_start_matches("error: ")
+    );
     Ok(String::from_utf8(output.stdout)?)
 }
 
