@@ -65,7 +65,7 @@ impl Authorizations {
 
     /// The same, in which rates that are those of `before` go on from what was left: to load a configuration again
     /// must not fill them up. Keys that peers had in `before` and whose names other keys have are found for
-    /// [`SUPERSEDED_FOR`] longer, by those peers, and told to nobody.
+    /// a minute longer, by those peers, and told to nobody.
     pub fn continuing(self, before: &Self) -> Self {
         let at = Instant::now();
         let continued = |(peer, rights): (PeerIdentity, Arc<Rights>)| {

@@ -51,8 +51,7 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Who may use them.
     pub authorizations: Authorizations,
-    /// Keys that run and whose names others have now. Peers may use them for as long as they
-    /// are kept.
+    /// Keys that run, and whose names others take.
     pub superseded: Vec<Arc<Key>>,
     /// The ticket keys, where tickets are on.
     pub tickets: Option<Tickets>,

@@ -29,6 +29,9 @@ pub enum TokenFault {
         "{0}; the PIN is not tried again until the key server restarts, since tokens lock themselves after a few times"
     )]
     PinRefused(String),
+    /// The token answers, and fails with this key.
+    #[error("the token answers, and fails with this key: {0}")]
+    KeyFails(String),
     /// The token does not do what was asked for.
     #[error("{0}")]
     OperationFailed(String),
@@ -43,7 +46,7 @@ impl TokenFault {
     /// Whether it may be gone at the next try, with nothing changed in the configuration.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::SessionsBusy | Self::SessionLost(_) | Self::TokenAway(_) => true,
+            Self::SessionsBusy | Self::SessionLost(_) | Self::TokenAway(_) | Self::KeyFails(_) => true,
             Self::KeyMissing | Self::KeyAmbiguous | Self::PinRefused(_) | Self::OperationFailed(_) => false,
         }
     }
@@ -52,7 +55,7 @@ impl TokenFault {
     pub(super) fn key_fault(&self) -> KeyFault {
         match self {
             Self::SessionsBusy => KeyFault::TokenBusy,
-            Self::SessionLost(_) | Self::TokenAway(_) | Self::KeyMissing | Self::PinRefused(_) => {
+            Self::SessionLost(_) | Self::TokenAway(_) | Self::KeyMissing | Self::PinRefused(_) | Self::KeyFails(_) => {
                 KeyFault::TokenUnavailable
             }
             Self::KeyAmbiguous | Self::OperationFailed(_) => KeyFault::Failed,

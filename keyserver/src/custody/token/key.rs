@@ -61,6 +61,7 @@ impl TokenKey {
         done.map_err(|fault| {
             match fault {
                 TokenFault::OperationFailed(_)
+                | TokenFault::KeyFails(_)
                 | TokenFault::KeyMissing
                 | TokenFault::KeyAmbiguous
                 | TokenFault::SessionLost(_) => tracing::warn!(

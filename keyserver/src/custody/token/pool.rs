@@ -33,7 +33,7 @@ pub(super) struct Pool {
     config: TokenConfig,
     pin: Secret,
     /// Held by whoever opens a session.
-    opening: Mutex<()>,
+    opening: parking_lot::Mutex<()>,
     state: Mutex<State>,
     /// A session was given back, or may be opened.
     freed: Condvar,
@@ -54,7 +54,7 @@ impl Pool {
             module: Module::load(&config.module.under(directory))?,
             config: config.clone(),
             pin,
-            opening: Mutex::default(),
+            opening: parking_lot::Mutex::default(),
             state: Mutex::default(),
             freed: Condvar::new(),
             metrics,
@@ -146,7 +146,7 @@ impl Pool {
         match self.work_in(&lent, work) {
             Err(TokenFault::SessionLost(cause)) if is_good(&lent.pooled.session) => {
                 self.settle(lent, None);
-                Err(TokenFault::OperationFailed(cause))
+                Err(TokenFault::KeyFails(cause))
             }
             Err(lost @ TokenFault::SessionLost(_)) => {
                 lent.pooled.session.close();
@@ -200,7 +200,8 @@ impl Pool {
     /// Opens a session, one at a time: whoever waits for that learns what it came to before trying too, so that a PIN that
     /// is refused was tried once.
     fn open(&self, entered: &Entered<'_>, access: Access) -> Result<OpenSession, TokenFault> {
-        let _alone = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.opening.try_lock_for(self.config.session_wait);
+        let _alone = alone.ok_or(TokenFault::SessionsBusy)?;
         if let Some(fault) = self.state().standing.fault() {
             return Err(fault);
         }
@@ -298,6 +299,7 @@ impl Pool {
             | TokenFault::TokenAway(_)
             | TokenFault::KeyMissing
             | TokenFault::KeyAmbiguous
+            | TokenFault::KeyFails(_)
             | TokenFault::OperationFailed(_) => {
                 Standing::Away { fault: fault.clone(), until: Instant::now() + REOPEN_PAUSE }
             }

@@ -360,7 +360,7 @@ fn what_fails_in_every_session_leaves_those_of_others_open() {
             ages.lock().unwrap().push(age);
             Err::<(), _>(TokenFault::SessionLost("C_Sign: GeneralError".to_owned()))
         };
-        assert_eq!(token.pool.with_session(fails), Err(TokenFault::OperationFailed("C_Sign: GeneralError".to_owned())));
+        assert_eq!(token.pool.with_session(fails), Err(TokenFault::KeyFails("C_Sign: GeneralError".to_owned())));
         let after = token.pool.with_session(|_, age| Ok(age)).unwrap();
         let ages = ages.into_inner().unwrap();
         assert_ne!(ages[0], ages[1], "handles were found again for the second try");
