@@ -336,7 +336,7 @@ fn a_key_that_fails_takes_its_token_from_no_other() {
         assert_signs(&key, &public_key);
         let opened = token.pool.metrics.opened.get();
         for round in 1..=3 {
-            wait_until_signing(&failing, Err(KeyFault::Failed));
+            wait_until_signing(&failing, Err(KeyFault::TokenUnavailable));
             assert_eq!(token.pool.metrics.up.get(), 1);
             assert_signs(&key, &public_key);
             assert_eq!(token.pool.metrics.opened.get(), opened + round);
