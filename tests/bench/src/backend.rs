@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::process::{OTHER, Program};
-use crate::terminator::free_address;
+use crate::terminator::{free_address, most_connections};
 
 /// The sizes of its files; the path of each is its size in bytes.
 pub const SIZES: [u64; 4] = [64, 1400, 16_384, BULK];
@@ -38,11 +38,12 @@ impl Backend {
         let at = home.display();
         let text = format!(
             "worker_processes 1;\ndaemon off;\nuser root;\npid {at}/nginx.pid;\nerror_log stderr error;\n\
-             worker_rlimit_nofile 65536;\nevents {{ worker_connections 30000; }}\n\
+             events {{ worker_connections {}; }}\n\
              http {{\n access_log off;\n sendfile on;\n tcp_nodelay on;\n keepalive_requests 1000000000;\n\
              keepalive_timeout 1h;\n client_body_temp_path {at}/body;\n proxy_temp_path {at}/proxy;\n\
              fastcgi_temp_path {at}/fastcgi;\n uwsgi_temp_path {at}/uwsgi;\n scgi_temp_path {at}/scgi;\n\
-             open_file_cache max=16;\n server {{ listen {address} backlog=4096; root {at}/files; }}\n}}\n"
+             open_file_cache max=16;\n server {{ listen {address} backlog=4096; root {at}/files; }}\n}}\n",
+            most_connections()
         );
         let file = home.join("nginx.conf");
         fs::write(&file, text).context("the backend's configuration")?;

@@ -15,7 +15,7 @@ use crate::effort::Effort;
 use crate::load::plan::{Plan, Resuming, Version};
 use crate::load::tally::Summary;
 use crate::table::{Better, OURS, Table};
-use crate::terminator::{Account, KeyType, Running, Site, Terminator};
+use crate::terminator::{Account, KeyType, Running, Site, Terminator, most_connections};
 
 /// Measures all that are installed.
 ///
@@ -83,7 +83,10 @@ impl Bench<'_> {
             let resumed = self.load(Plan { resumption, ..self.plan() })?;
             let count = resumed.load.resumed_handshakes as f64;
             // The first of each client is a full one.
-            ensure!(resumed.load.full_handshakes < 100, "{}: sessions are not resumed by {by}", self.subject);
+            if count < resumed.load.full_handshakes as f64 {
+                self.table.skip(format!("edge: {} resumes no session by {by}", self.subject));
+                continue;
+            }
             self.note(&format!("resumed by {by}: per second"), Better::More, resumed.load.handshakes_per_second);
             self.charge(&format!("resumed by {by}: CPU µs each"), &resumed, count / 1e6);
         }
@@ -116,7 +119,8 @@ impl Bench<'_> {
 
     /// What connections take that only stand.
     fn idle(&mut self) -> Result<()> {
-        let connections = self.effort.idle_connections;
+        let connections =
+            self.effort.idle_connections.min(NonZeroUsize::new(most_connections() - 100).unwrap_or(NonZeroUsize::MIN));
         let before = self.running.account()?.terminator.memory_bytes;
         let plan = Plan {
             hold: true,
@@ -156,7 +160,8 @@ impl Bench<'_> {
             resumption: Resuming::None,
             tls: Version::Tls12,
             suite: None,
-            group: Some("X25519".to_owned()),
+            // All of them: a client without P-256 takes no certificate with it (RFC 8422 §5.1). Servers choose X25519.
+            group: None,
             threads: NonZeroUsize::MIN,
         }
     }

@@ -52,6 +52,13 @@ impl Table {
         self.samples.push(Sample { measure: measure.to_owned(), subject: subject.to_string(), value });
     }
 
+    /// Something cannot be measured here.
+    pub fn skip(&mut self, what: String) {
+        if !self.skipped.contains(&what) {
+            self.skipped.push(what);
+        }
+    }
+
     /// Adds what another part has measured.
     pub fn extend(&mut self, other: Self) {
         for (measure, better) in other.measures {

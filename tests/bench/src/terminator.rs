@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use keystead_local::pki::{Deployment, KEY_SERVER_NAME, edge_identity};
 use keystead_tests::stack::programs;
 use keystead_tests::tool;
+use rustix::process::{Resource, getrlimit};
 use strum::{Display, EnumIter, IntoEnumIterator};
 
 use crate::process::{MEASURED, OTHER, Program, Taken};
@@ -17,8 +18,6 @@ use crate::process::{MEASURED, OTHER, Program, Taken};
 /// The suites that clients are measured with, and that everybody is told to serve.
 const CIPHERS: &str = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256";
 const GROUP: &str = "X25519";
-/// More clients than are ever there.
-const CONNECTIONS: u32 = 30_000;
 const EDGE: &str = "bench";
 
 /// The kind of the certificate's key.
@@ -156,11 +155,11 @@ impl Site {
     }
 
     fn edge(&self, address: SocketAddr, key_server: SocketAddr, key_type: KeyType) -> Result<(Command, SocketAddr)> {
-        let (metrics, backend) = (free_address()?, self.backend);
+        let (metrics, backend, most) = (free_address()?, self.backend, most_connections());
         let text = format!(
             "state_directory = \"state\"\n[metrics]\nlisten = \"{metrics}\"\n{channel}\
              [[listener]]\naddress = \"{address}\"\n\
-             [limits]\nmax_connections = {CONNECTIONS}\nmax_connections_per_address = 0\n\
+             [limits]\nmax_connections = {most}\nmax_connections_per_address = 0\n\
              [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n\
              [[virtual_host]]\nnames = [\"localhost\"]\nkeys = [\"{key_type}\"]\nbackends = [\"{backend}\"]\n",
             channel = channel(&format!("edge-{EDGE}"))
@@ -176,19 +175,21 @@ impl Site {
     }
 
     fn nginx(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {
-        let (directory, backend) = (self.directory.display(), self.backend);
+        let (directory, backend, most) = (self.directory.display(), self.backend, most_connections());
         let stem = format!("{directory}/pki/keyserver/localhost-{key_type}");
         let text = format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
              worker_processes 1;\ndaemon off;\nuser root;\npid {directory}/nginx.pid;\nerror_log stderr error;\n\
-             worker_rlimit_nofile 65536;\nevents {{ worker_connections {CONNECTIONS}; }}\n\
+             events {{ worker_connections {}; }}\n\
              stream {{ server {{\n\
                listen {address} ssl backlog=4096;\n\
                ssl_certificate {stem}.pem;\nssl_certificate_key {stem}.key;\n\
                ssl_protocols TLSv1.2;\nssl_ciphers {CIPHERS};\nssl_ecdh_curve {GROUP};\n\
                ssl_session_cache shared:sessions:32m;\nssl_session_tickets on;\n\
                tcp_nodelay on;\nproxy_pass {backend};\n\
-             }} }}\n"
+             }} }}\n",
+            // Those to the backend among them.
+            2 * most + 16
         );
         let file = self.write("nginx.conf", &text)?;
         let mut command = Command::new("/usr/sbin/nginx");
@@ -197,9 +198,9 @@ impl Site {
     }
 
     fn haproxy(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {
-        let (directory, backend) = (self.directory.display(), self.backend);
+        let (directory, backend, most) = (self.directory.display(), self.backend, most_connections());
         let text = format!(
-            "global\n nbthread 1\n maxconn {CONNECTIONS}\n tune.ssl.cachesize 100000\n\
+            "global\n nbthread 1\n maxconn {most}\n tune.ssl.cachesize 100000\n\
              defaults\n mode tcp\n timeout connect 5s\n timeout client 300s\n timeout server 300s\n\
              frontend tls\n bind {address} ssl crt {directory}/{key_type}.pem ciphers {CIPHERS} curves {GROUP} \
              ssl-min-ver TLSv1.2 ssl-max-ver TLSv1.2 backlog 4096\n default_backend plain\n\
@@ -217,7 +218,7 @@ impl Site {
         let text = format!(
             "frontend = \"[{at}]:{port}\"\nbackend = \"[{}]:{}\"\npem-file = \"{directory}/{key_type}.pem\"\n\
              workers = 1\nbacklog = 4096\ndaemon = off\nquiet = on\nuser = \"root\"\n\
-             tls-protos = TLSv1.2\nciphers = \"{CIPHERS}\"\necdh-curve = \"{GROUP}\"\nsession-cache = 100000\n",
+             tls-protos = TLSv1.2\nciphers = \"{CIPHERS}\"\necdh-curve = \"{GROUP}\"\n",
             backend.ip(),
             backend.port(),
         );
@@ -250,6 +251,12 @@ fn channel(part: &str) -> String {
     format!(
         "[channel]\ncertificate = \"{stem}.pem\"\nprivate_key = \"{stem}.key\"\ntrust_roots = \"pki/{part}/channel-ca.pem\"\n"
     )
+}
+
+/// Clients that everybody can have, at two descriptors each.
+pub(crate) fn most_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit.saturating_sub(200) / 2).unwrap_or(usize::MAX).min(30_000)
 }
 
 /// An address of this host at which nobody listens.

@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use keystead_bench::effort::Effort;
 use keystead_bench::process::{OTHER, stay_on};
 use keystead_bench::table::Table;
-use keystead_bench::{criterion, edge, keyserver};
+use keystead_bench::{criterion, edge, keyserver, load};
 
 /// Measures Keystead beside what would be used in its place
 #[derive(Parser)]
@@ -43,6 +43,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let effort = Effort::new(arguments.quick);
     stay_on(OTHER)?;
+    load::allow_descriptors();
     let mut table = Table::default();
     for part in Part::value_variants().iter().filter(|part| arguments.only.is_none_or(|only| only == **part)) {
         let directory = tempfile::Builder::new().prefix("keystead-bench-").tempdir()?;
