@@ -18,7 +18,8 @@ use keystead_tls::handshake::{SignatureRequest, SignedParams};
 use keystead_tls::{HostParameters, Opened};
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslStream, SslVersion,
+    ErrorCode, ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode,
+    SslStream, SslVersion,
 };
 use openssl::x509::X509;
 use rand::rngs::StdRng;
@@ -404,6 +405,13 @@ struct LibsslServer {
 impl LibsslServer {
     fn wants_more(error: &openssl::ssl::Error) -> bool {
         error.code() == ErrorCode::WANT_READ
+    }
+}
+
+impl Drop for LibsslServer {
+    /// libssl forgets the session of a connection that did not end in good order.
+    fn drop(&mut self) {
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
     }
 }
 
