@@ -142,7 +142,7 @@ fn write_public(file: &Path, pem: &str) -> Result<(), EnrolmentError> {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum EnrolmentError {
-    #[error("{}: it is there already, and is never overwritten; --renew certifies the same key once more", file.display())]
+    #[error("{}: it is there already, and is never overwritten; of an edge or a key server, --renew certifies the same key once more", file.display())]
     Exists { file: PathBuf },
     #[error("{}: {cause}", file.display())]
     Unreadable { file: PathBuf, cause: io::Error },

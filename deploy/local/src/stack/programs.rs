@@ -56,7 +56,11 @@ async fn build(cargo: &Path, package: &Path, directory: &Path) -> Result<()> {
     }
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
     let mut lines = BufReader::new(child.stderr.take().context("no standard error")?).lines();
+    let mut is_told = false;
     while let Some(line) = lines.next_line().await? {
+        if line.contains("Compiling") && !std::mem::replace(&mut is_told, true) {
+            writeln!(stderr(), "Building the key server and the edge; everything starts when they are there.")?;
+        }
         // What is compiled is worth a line, that nothing was is not.
         if !line.contains("Finished") {
             writeln!(stderr(), "{line}")?;
