@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use keystead_tests::stack::programs;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The processor of what is measured.
@@ -47,7 +48,7 @@ impl Program {
         let output = File::create(&log).context("a log")?;
         let mut pinned = programs::of_this_thread(Path::new("/usr/bin/taskset"));
         pinned.args(["--cpu-list", &processor.to_string()]).arg(command.get_program()).args(command.get_args());
-        pinned.current_dir(directory).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        pinned.process_group(0).current_dir(directory).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = pinned.spawn().with_context(|| format!("start {name}"))?;
         Ok(Self { name: name.to_owned(), child, log })
     }
@@ -91,18 +92,15 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        let Some(process) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
         // A master ends its workers when it ends in good order.
-        if let Some(process) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(process, Signal::TERM);
-        }
+        let _ = kill_process(process, Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             sleep(Duration::from_millis(10));
         }
-        let _ = self.child.kill();
+        // Whatever is left of its group would take from what is measured next.
+        let _ = kill_process_group(process, Signal::KILL);
         let _ = self.child.wait();
     }
 }
@@ -186,5 +184,15 @@ mod tests {
         sleep(Duration::from_millis(500));
         let taken = program.taken().unwrap();
         assert!(taken.cpu_seconds > 0.1 && taken.memory_bytes > 0.0, "{taken:?}");
+        let family = family(program.child.id()).unwrap();
+        assert_eq!(family.len(), 2);
+        drop(program);
+        // Who has no parent any longer is buried by another.
+        let is_running = |process: &u32| stat(*process).is_ok_and(|fields| fields.first().is_some_and(|it| it != "Z"));
+        let deadline = Instant::now() + PATIENCE;
+        while family.iter().any(is_running) {
+            assert!(Instant::now() < deadline, "children outlive their program");
+            sleep(Duration::from_millis(10));
+        }
     }
 }
