@@ -7,8 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::ours::free_address;
 use crate::process::{OTHER, Program};
-use crate::terminator::{free_address, most_connections};
+use crate::terminator::most_connections;
 
 /// The sizes of its files; the path of each is its size in bytes.
 pub const SIZES: [u64; 4] = [64, 1400, 16_384, BULK];

@@ -6,12 +6,13 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::backend::{BULK, Backend};
 use crate::effort::Effort;
+use crate::load;
 use crate::load::plan::{Plan, Resuming, Version};
 use crate::load::tally::Summary;
 use crate::table::{Better, OURS, Table};
@@ -36,6 +37,7 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
                     Bench { effort, site: &site, running: &running, subject: *terminator, table: &mut table };
                 bench.handshakes(key_type)?;
                 if key_type == KeyType::P256 {
+                    bench.resumptions()?;
                     bench.transfers()?;
                     bench.idle()?;
                 }
@@ -76,10 +78,12 @@ impl Bench<'_> {
             self.note(&format!("full handshakes, {key_type}, {RATE}/s: p50 ms"), Better::Less, latency.p50);
             self.note(&format!("full handshakes, {key_type}, {RATE}/s: p99 ms"), Better::Less, latency.p99);
         }
+        Ok(())
+    }
+
+    /// Which key there is matters to the first handshake alone.
+    fn resumptions(&mut self) -> Result<()> {
         for (resumption, by) in [(Resuming::Ticket, "ticket"), (Resuming::Id, "id")] {
-            if key_type == KeyType::Rsa {
-                continue;
-            }
             let resumed = self.load(Plan { resumption, ..self.plan() })?;
             let count = resumed.load.resumed_handshakes as f64;
             // The first of each client is a full one.
@@ -130,16 +134,13 @@ impl Bench<'_> {
             duration: self.effort.idle,
             ..self.plan()
         };
-        let (load, during) = std::thread::scope(|scope| {
-            let load = scope.spawn(|| crate::load::run(&plan));
+        let (held, during) = under_load(&plan, || {
             sleep(self.effort.idle.mul_f64(0.9));
-            let during = self.running.account();
-            (load.join(), during)
-        });
-        let held = load.map_err(|_| anyhow::anyhow!("the load panicked"))??.summary();
+            self.running.account()
+        })?;
         let count = held.requests;
         ensure!(count == connections.get() as u64, "{}: {count} connections stood: {held}", self.subject);
-        let grown = during?.terminator.memory_bytes - before;
+        let grown = during.terminator.memory_bytes - before;
         self.note("idle connections: memory of each, bytes", Better::Less, grown / count as f64);
         Ok(())
     }
@@ -168,17 +169,13 @@ impl Bench<'_> {
 
     /// Runs the load, and takes the account of the time that is counted.
     fn load(&self, plan: Plan) -> Result<Outcome> {
-        let (load, accounts) = std::thread::scope(|scope| {
-            let load = scope.spawn(|| crate::load::run(&plan));
+        let (load, (before, after)) = under_load(&plan, || {
             sleep(plan.warm_up);
-            let before = self.running.account();
+            let before = self.running.account()?;
             sleep(plan.duration);
-            let after = self.running.account();
-            (load.join(), before.and_then(|before| Ok((before, after?))))
-        });
-        let load = load.map_err(|_| anyhow::anyhow!("the load panicked"))??.summary();
+            Ok((before, self.running.account()?))
+        })?;
         ensure!(load.failures.is_empty(), "{}: {load}", self.subject);
-        let (before, after) = accounts?;
         let since = |of: fn(&Account) -> Option<f64>| Some(of(&after)? - of(&before)?);
         let terminator = since(|it| Some(it.terminator.cpu_seconds)).unwrap_or_default();
         let key_server = since(|it| Some(it.key_server?.cpu_seconds));
@@ -196,6 +193,16 @@ impl Bench<'_> {
             self.table.add(measure, Better::Less, format!("{OURS} key server"), key_server / count);
         }
     }
+}
+
+/// Runs the load, and looks at something meanwhile.
+fn under_load<T>(plan: &Plan, look: impl FnOnce() -> Result<T>) -> Result<(Summary, T)> {
+    thread::scope(|scope| {
+        let load = scope.spawn(|| load::run(plan));
+        let seen = look();
+        let tally = load.join().map_err(|_| anyhow!("the load panicked"))??;
+        Ok((tally.summary(), seen?))
+    })
 }
 
 /// Handshakes a second that everybody can make, for latency.

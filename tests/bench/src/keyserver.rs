@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,13 +13,12 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
 };
-use keystead_local::pki::{Deployment, KEY_SERVER_NAME, edge_identity};
+use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel, Connector};
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_client::KeyServerClient;
-use keystead_tests::stack::programs;
 use keystead_tls::crypto::FAST;
 use keystead_tls::{Identity, NamedGroup, SignatureScheme};
 use rcgen::{CertificateParams, KeyPair, RsaKeySize};
@@ -32,9 +30,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::effort::Effort;
 use crate::load::tally::Latencies;
+use crate::ours::KeyServer;
 use crate::process::{MEASURED, Program, on_processor};
 use crate::table::{Better, OURS, Table};
-use crate::terminator::free_address;
 
 const RAW: &str = "raw aws-lc";
 const EDGES: [&str; 2] = ["bench", "flood"];
@@ -116,7 +114,7 @@ struct Site {
     keys: HashMap<Kind, Key>,
     address: SocketAddr,
     program: Program,
-    directory: std::path::PathBuf,
+    directory: PathBuf,
     runtime: Runtime,
 }
 
@@ -134,38 +132,15 @@ struct Answered {
 impl Site {
     fn start(directory: &Path) -> Result<Self> {
         let pki = directory.join("pki");
-        let deployment = Deployment {
-            served: vec![SERVED.to_owned()],
-            legacy: Vec::new(),
-            client: None,
-            key_server: vec![KEY_SERVER_NAME.to_owned()],
-            ..Deployment::localhost(EDGES)
-        };
-        deployment.provide(&pki)?;
+        Deployment::serving([SERVED], EDGES).provide(&pki)?;
         let keys: HashMap<_, _> =
             Kind::iter().map(|kind| Ok((kind, kind.make(&pki.join("keyserver"))?))).collect::<Result<_>>()?;
-        let (address, metrics) = (free_address()?, free_address()?);
-        let mut text = format!(
-            "listen = \"{address}\"\n[metrics]\nlisten = \"{metrics}\"\n[channel]\n\
-             certificate = \"pki/keyserver/channel.pem\"\nprivate_key = \"pki/keyserver/channel.key\"\n\
-             trust_roots = \"pki/keyserver/channel-ca.pem\"\n[limits]\nqueue_medium = 4096\nqueue_heavy = 4096\n"
-        );
-        for kind in Kind::iter() {
-            text += &format!(
-                "[[key]]\nname = \"{kind}\"\nprivate_key = \"pki/keyserver/{kind}.key\"\n\
-                 certificate_chain = \"pki/keyserver/{kind}.pem\"\n"
-            );
-        }
-        let names: Vec<_> = Kind::iter().map(|kind| kind.to_string()).collect();
-        for edge in EDGES {
-            text += &format!("[[edge]]\nid = \"{}\"\nkeys = {names:?}\n", edge_identity(edge));
-        }
-        let file = directory.join("keyserver.toml");
-        fs::write(&file, text)?;
-        let mut command = Command::new(programs::path("keystead-keyserver"));
-        command.args(["serve", "--config"]).arg(file);
-        let mut program = Program::start("keystead-keyserver", &command, MEASURED, directory)?;
-        program.wait_listening(address)?;
+        let server = KeyServer {
+            keys: Kind::iter().map(|kind| (kind.to_string(), kind.to_string())).collect(),
+            edges: &EDGES,
+            tables: "[limits]\nqueue_medium = 4096\nqueue_heavy = 4096\n",
+        };
+        let (program, address) = server.start(MEASURED, directory)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { keys, address, program, directory: directory.to_owned(), runtime })
     }

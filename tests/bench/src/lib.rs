@@ -10,6 +10,7 @@ pub mod effort;
 pub mod engine;
 pub mod keyserver;
 pub mod load;
+mod ours;
 pub mod process;
 pub mod table;
 pub mod terminator;

@@ -46,9 +46,7 @@ pub const OURS: &str = "keystead";
 impl Table {
     /// One more reading.
     pub fn add(&mut self, measure: &str, better: Better, subject: impl ToString, value: f64) {
-        if !self.measures.iter().any(|(known, _)| known == measure) {
-            self.measures.push((measure.to_owned(), better));
-        }
+        self.know(measure, better);
         self.samples.push(Sample { measure: measure.to_owned(), subject: subject.to_string(), value });
     }
 
@@ -61,13 +59,15 @@ impl Table {
 
     /// Adds what another part has measured.
     pub fn extend(&mut self, other: Self) {
-        for (measure, better) in other.measures {
-            if !self.measures.iter().any(|(known, _)| *known == measure) {
-                self.measures.push((measure, better));
-            }
-        }
+        other.measures.iter().for_each(|(measure, better)| self.know(measure, *better));
         self.samples.extend(other.samples);
         self.skipped.extend(other.skipped);
+    }
+
+    fn know(&mut self, measure: &str, better: Better) {
+        if !self.measures.iter().any(|(known, _)| known == measure) {
+            self.measures.push((measure.to_owned(), better));
+        }
     }
 
     /// The medians of a measure, by subject.

@@ -2,17 +2,18 @@
 //! backend, each on one processor.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use keystead_local::pki::{Deployment, KEY_SERVER_NAME, edge_identity};
+use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use keystead_tests::stack::programs;
 use keystead_tests::tool;
 use rustix::process::{Resource, getrlimit};
 use strum::{Display, EnumIter, IntoEnumIterator};
 
+use crate::ours::{self, KeyServer, channel, free_address};
 use crate::process::{MEASURED, OTHER, Program, Taken};
 
 /// The suites that clients are measured with, and that everybody is told to serve.
@@ -84,14 +85,7 @@ impl Site {
     /// # Errors
     /// What the file system says.
     pub fn new(directory: &Path, backend: SocketAddr) -> Result<Self> {
-        let deployment = Deployment {
-            served: vec!["localhost".to_owned()],
-            legacy: Vec::new(),
-            client: None,
-            key_server: vec![KEY_SERVER_NAME.to_owned()],
-            ..Deployment::localhost([EDGE])
-        };
-        deployment.provide(&directory.join("pki"))?;
+        Deployment::serving(["localhost"], [EDGE]).provide(&directory.join("pki"))?;
         for key_type in [KeyType::Rsa, KeyType::P256] {
             let stem = directory.join(format!("pki/keyserver/localhost-{key_type}"));
             let mut combined = fs::read(stem.with_extension("pem"))?;
@@ -112,46 +106,35 @@ impl Site {
     /// What keeps it from starting.
     pub fn start(&self, terminator: Terminator, key_type: KeyType) -> Result<Running> {
         let address = free_address()?;
-        let key_server = match terminator {
-            Terminator::Keystead => Some(self.key_server()?),
-            Terminator::Nginx | Terminator::Haproxy | Terminator::Hitch => None,
-        };
-        let (command, ready) = match (terminator, &key_server) {
-            (Terminator::Keystead, Some((_, at))) => self.edge(address, *at, key_type)?,
-            (Terminator::Nginx, _) => (self.nginx(address, key_type)?, address),
-            (Terminator::Haproxy, _) => (self.haproxy(address, key_type)?, address),
-            (Terminator::Hitch | Terminator::Keystead, _) => (self.hitch(address, key_type)?, address),
+        let mut key_server = None;
+        let (command, ready) = match terminator {
+            Terminator::Keystead => {
+                let (program, at) = self.key_server()?;
+                key_server = Some(program);
+                self.edge(address, at, key_type)?
+            }
+            Terminator::Nginx => (self.nginx(address, key_type)?, address),
+            Terminator::Haproxy => (self.haproxy(address, key_type)?, address),
+            Terminator::Hitch => (self.hitch(address, key_type)?, address),
         };
         let mut program = Program::start(&terminator.to_string(), &command, MEASURED, &self.directory)?;
         program.wait_listening(ready)?;
         program.wait_listening(address)?;
-        Ok(Running { address, program, key_server: key_server.map(|(program, _)| program) })
+        Ok(Running { address, program, key_server })
     }
-}
 
-impl Site {
     /// A key server that runs, and its address.
     fn key_server(&self) -> Result<(Program, SocketAddr)> {
-        let (address, metrics) = (free_address()?, free_address()?);
-        let mut text = format!("listen = \"{address}\"\n[metrics]\nlisten = \"{metrics}\"\n{}", channel("keyserver"));
-        text += "[tickets]\nstate = \"ticket-keys.toml\"\n";
-        for key in [KeyType::Rsa, KeyType::P256] {
-            let stem = format!("pki/keyserver/localhost-{key}");
-            text += &format!(
-                "[[key]]\nname = \"{key}\"\nprivate_key = \"{stem}.key\"\ncertificate_chain = \"{stem}.pem\"\n"
-            );
-        }
-        text += &format!("[[edge]]\nid = \"{}\"\nkeys = [\"rsa\", \"p256\"]\n", edge_identity(EDGE));
         let secret = self.directory.join("ticket-keys.toml");
         if !secret.exists() {
             let program = programs::path("keystead-keyserver");
             let made = Command::new(program).args(["init", "--state"]).arg(&secret).output()?;
             ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         }
-        let command = self.program_of_ours("keystead-keyserver", &text)?;
-        let mut program = Program::start("keystead-keyserver", &command, OTHER, &self.directory)?;
-        program.wait_listening(address)?;
-        Ok((program, address))
+        let key = |key_type: KeyType| (key_type.to_string(), format!("localhost-{key_type}"));
+        let tables = "[tickets]\nstate = \"ticket-keys.toml\"\n";
+        let keys = [KeyType::Rsa, KeyType::P256].map(key).to_vec();
+        KeyServer { keys, edges: &[EDGE], tables }.start(OTHER, &self.directory)
     }
 
     fn edge(&self, address: SocketAddr, key_server: SocketAddr, key_type: KeyType) -> Result<(Command, SocketAddr)> {
@@ -164,14 +147,7 @@ impl Site {
              [[virtual_host]]\nnames = [\"localhost\"]\nkeys = [\"{key_type}\"]\nbackends = [\"{backend}\"]\n",
             channel = channel(&format!("edge-{EDGE}"))
         );
-        Ok((self.program_of_ours("keystead-edge", &text)?, metrics))
-    }
-
-    fn program_of_ours(&self, program: &str, configuration: &str) -> Result<Command> {
-        let file = self.write(&format!("{program}.toml"), configuration)?;
-        let mut command = Command::new(programs::path(program));
-        command.args(["serve", "--config"]).arg(file);
-        Ok(command)
+        Ok((ours::serve("keystead-edge", &text, &self.directory)?, metrics))
     }
 
     fn nginx(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {
@@ -246,20 +222,8 @@ impl Running {
     }
 }
 
-fn channel(part: &str) -> String {
-    let stem = format!("pki/{part}/channel");
-    format!(
-        "[channel]\ncertificate = \"{stem}.pem\"\nprivate_key = \"{stem}.key\"\ntrust_roots = \"pki/{part}/channel-ca.pem\"\n"
-    )
-}
-
 /// Clients that everybody can have, at two descriptors each.
 pub(crate) fn most_connections() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(limit.saturating_sub(200) / 2).unwrap_or(usize::MAX).min(30_000)
-}
-
-/// An address of this host at which nobody listens.
-pub(crate) fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

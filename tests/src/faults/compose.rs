@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
+use keystead_local::pki::Deployment;
 use tempfile::TempDir;
 
 use super::audited;
@@ -88,14 +88,7 @@ impl Containers {
         let root = directory.path();
         // Containers run as another user.
         fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let deployment = Deployment {
-            served: vec!["localhost".to_owned()],
-            legacy: Vec::new(),
-            client: None,
-            key_server: vec![KEY_SERVER_NAME.to_owned()],
-            ..Deployment::localhost(EDGES)
-        };
-        deployment.provide(&root.join("pki"))?;
+        Deployment::serving(["localhost"], EDGES).provide(&root.join("pki"))?;
         let secret = root.join("ticket-keys.toml");
         run(&format!("{} init --state {}", programs::path("keystead-keyserver").display(), secret.display()))?;
         for program in ["keystead-keyserver", "keystead-edge"] {

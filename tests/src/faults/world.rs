@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
+use keystead_local::pki::Deployment;
 use tempfile::TempDir;
 
 use super::audited::{self, Audited};
@@ -63,14 +63,7 @@ impl World {
     /// What keeps it from starting; what does not become ready panics.
     pub(super) fn start(shape: Shape) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("keystead-faults-").tempdir()?;
-        let served = ["localhost", ADDED_NAME].map(String::from).to_vec();
-        let deployment = Deployment {
-            served,
-            legacy: Vec::new(),
-            client: None,
-            key_server: vec![KEY_SERVER_NAME.to_owned()],
-            ..Deployment::localhost(EDGES)
-        };
+        let deployment = Deployment::serving(["localhost", ADDED_NAME], EDGES);
         let pki = directory.path().join("pki");
         deployment.provide(&pki)?;
         let secret = directory.path().join("ticket-keys.toml");

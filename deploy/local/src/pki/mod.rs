@@ -63,10 +63,22 @@ impl Deployment {
     /// The development deployment: `localhost` and everything below it, served by these edges.
     pub fn localhost(edges: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            // Clients with OpenSSL take no wildcard for names of two labels.
-            served: ["localhost", "*.localhost", MUTUAL_NAME, "127.0.0.1", "::1"].map(String::from).to_vec(),
             legacy: vec![LEGACY_NAME.into()],
             client: Some(CLIENT_NAME.into()),
+            // Clients with OpenSSL take no wildcard for names of two labels.
+            ..Self::serving(["localhost", "*.localhost", MUTUAL_NAME, "127.0.0.1", "::1"], edges)
+        }
+    }
+
+    /// These names alone, served by these edges and the development deployment's key server.
+    pub fn serving(
+        served: impl IntoIterator<Item = impl Into<String>>,
+        edges: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        Self {
+            served: served.into_iter().map(Into::into).collect(),
+            legacy: Vec::new(),
+            client: None,
             key_server: vec![KEY_SERVER_NAME.into()],
             edges: edges.into_iter().map(Into::into).collect(),
             owner: None,

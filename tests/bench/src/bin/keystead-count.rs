@@ -105,7 +105,7 @@ impl Scenario {
     fn times(self) -> u64 {
         match self {
             Self::FullRsa | Self::FullP256 => 20,
-            // The first is a full one.
+            // The first is a full one, and is among those that are counted.
             Self::ResumedById => 400,
             _ => 200,
         }
@@ -126,7 +126,7 @@ impl Scenario {
             let service = Ours::new(FAST, signer, coming);
             (engine::clients(signer, suite, coming), service)
         };
-        let handshakes = |of, coming, times| {
+        let handshakes = |of, coming| {
             let (clients, service) = connect(of, coming);
             for _ in 0..times {
                 Pair::new(&clients, &service);
@@ -137,10 +137,9 @@ impl Scenario {
             Pair::new(&clients, &service)
         };
         match self {
-            Self::FullRsa => handshakes(RSA, Coming::Full, times),
-            Self::FullP256 => handshakes(P256, Coming::Full, times),
-            // The first is a full one, and one in so many of the count.
-            Self::ResumedById => handshakes(P256, Coming::ById, times),
+            Self::FullRsa => handshakes(RSA, Coming::Full),
+            Self::FullP256 => handshakes(P256, Coming::Full),
+            Self::ResumedById => handshakes(P256, Coming::ById),
             Self::Seal64 | Self::Seal1400 | Self::Seal16384 => {
                 let (mut pair, data) = (pair(), vec![0x5a; self.size()]);
                 for _ in 0..times {
