@@ -157,12 +157,14 @@ impl Occasions {
 
 /// Waits until a file is another than was tried, or until `retry` where none is: what changes is not loaded by halves.
 async fn change_or_retry(tried: &Arc<Snapshot>, retry: Option<Instant>) -> Occasion {
-    let (mut seen, mut interval) = (Vec::new(), INTERVAL);
+    let (mut seen, mut interval, mut took) = (Vec::new(), INTERVAL, Duration::ZERO);
     loop {
         sleep(interval).await;
         let began = Instant::now();
         let changes = look(tried).await;
-        interval = (began.elapsed() * INTERVAL_OF_LOOK).clamp(INTERVAL, LONGEST_INTERVAL);
+        // One look that took long says little: it may have been held up by whatever else the machine does.
+        let took_before = std::mem::replace(&mut took, began.elapsed());
+        interval = (took.min(took_before) * INTERVAL_OF_LOOK).clamp(INTERVAL, LONGEST_INTERVAL);
         let first = changes.first().and_then(|change| tried.path(change));
         if let Some(file) = first {
             if changes == seen {

@@ -66,8 +66,12 @@ struct Server {
 
 impl Server {
     async fn start(authority: &Authority) -> Self {
+        Self::with_timeout(authority, std::time::Duration::from_secs(20)).await
+    }
+
+    async fn with_timeout(authority: &Authority, handshake_timeout: std::time::Duration) -> Self {
         let limits = AcceptLimits {
-            handshake_timeout: std::time::Duration::from_millis(300),
+            handshake_timeout,
             handshakes: 4,
             handshakes_per_address: 3,
             connections: 3,
@@ -217,7 +221,7 @@ async fn a_peer_that_speaks_another_protocol_is_refused() {
 
 #[tokio::test]
 async fn silence_is_bounded() {
-    let server = Server::start(&Authority::new()).await;
+    let server = Server::with_timeout(&Authority::new(), std::time::Duration::from_millis(300)).await;
     let _silent = TcpStream::connect(server.address).await.unwrap();
     server.refuses(RefusedPeer::HandshakeTimeout).await;
     let leaving = TcpStream::connect(server.address).await.unwrap();
