@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub(crate) mod key_transport;
+pub(crate) mod woken;
 
 use std::path::Path;
 use std::sync::OnceLock;

@@ -135,8 +135,8 @@ impl Metrics {
 
     /// Counts a configuration that was loaded, or was not.
     pub(crate) fn reloaded(&self, outcome: ReloadOutcome) {
-        self.reloads.get_or_create(&outcome.into()).inc();
         self.refused.set(outcome);
+        self.reloads.get_or_create(&outcome.into()).inc();
     }
 
     /// Configurations that were loaded so.

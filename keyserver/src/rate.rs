@@ -140,7 +140,7 @@ mod tests {
     #[test]
     #[expect(clippy::print_stdout, reason = "the table is what the measurement is for")]
     fn measured_costs_are_in_the_order_of_the_documented_ones() {
-        let tries = std::env::var("KEYSTEAD_COST_TRIES").map_or(10, |tries| tries.parse().unwrap());
+        let tries = std::env::var("KEYSTEAD_COST_TRIES").map_or(30, |tries| tries.parse().unwrap());
         let rsa = |size| KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size).unwrap();
         let pairs = [
             Kind::P256.generate(),

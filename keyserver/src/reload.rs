@@ -80,9 +80,9 @@ impl Reload {
         if !self.occasions.refused(files, &error.to_string()) {
             return;
         }
-        self.into.metrics.reloaded(ReloadOutcome::Refused);
         self.into.audit.tell(Event::ConfigurationRefused { cause: cause.to_string() });
         tracing::error!(%cause, %error, "configuration not loaded; the last good one stays in force");
+        self.into.metrics.reloaded(ReloadOutcome::Refused);
     }
 
     fn apply(&mut self, settings: Settings, cause: &Occasion) {

@@ -8,7 +8,8 @@ mod queue;
 mod turns;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use keystead_program::channel::PeerIdentity;
 use keystead_tls::KeyKind;
@@ -73,6 +74,8 @@ pub struct LaneConfig {
     pub bound: usize,
     /// How much its threads give way to the process's others: what is added to its niceness, which ends at 19.
     pub niceness: u8,
+    /// How long an outcome may be held back while more of its peer waits in the lane, so that several leave together.
+    pub hold: Duration,
 }
 
 impl LaneConfig {
@@ -80,12 +83,15 @@ impl LaneConfig {
     /// lose much.
     pub fn of(class: CostClass, threads: usize, bound: usize) -> Self {
         let name: &'static str = class.into();
-        let niceness = match class {
-            CostClass::Light => 0,
-            CostClass::Medium => 5,
-            CostClass::Heavy => 10,
+        let (niceness, hold) = match class {
+            // Each is done before who waits for the last one is awake.
+            CostClass::Light => (0, Duration::ZERO),
+            // To wake somebody and send one message costs a fifth of such an operation.
+            CostClass::Medium => (5, Duration::from_millis(2)),
+            // Each takes as long as one may be held back.
+            CostClass::Heavy => (10, Duration::ZERO),
         };
-        Self { name: name.into(), threads, bound, niceness }
+        Self { name: name.into(), threads, bound, niceness, hold }
     }
 }
 
@@ -104,8 +110,8 @@ pub trait Task: Send + 'static {
     /// Whether anybody still waits for it.
     fn is_wanted(&self) -> bool;
 
-    /// Does it.
-    fn run(self, rng: &mut dyn CryptoRng);
+    /// Does it, and puts the outcome where whoever waits for it will find it. Who that is must be woken then, soon.
+    fn run(self, rng: &mut dyn CryptoRng) -> Option<Waker>;
 
     /// Answers that it will not be done.
     fn refuse(self, reason: Refusal);

@@ -59,7 +59,15 @@ impl Files {
 
     fn start(&self) -> (Audit, AuditMetrics) {
         let metrics = AuditMetrics::default();
-        (Audit::start(&self.settings, metrics.clone()).unwrap(), metrics)
+        (self.try_start(&metrics).unwrap(), metrics)
+    }
+
+    /// Waits while the log is in use: after it was closed, a process forked by another test may still have its lock.
+    fn try_start(&self, metrics: &AuditMetrics) -> Result<Audit, AuditError> {
+        wait_for(|| match Audit::start(&self.settings, metrics.clone()) {
+            Err(AuditError::Log(LogError::InUse { .. })) => None,
+            started => Some(started),
+        })
     }
 
     /// A log of some signatures, closed.
@@ -310,7 +318,7 @@ fn an_altered_log_and_one_in_use_are_not_gone_on_with() {
     let [file] = &files.segments()[..] else { panic!("one file") };
     let text = fs::read_to_string(file).unwrap();
     fs::write(file, text.replacen("edge/one", "edge/two", 1)).unwrap();
-    let altered = Audit::start(&files.settings, AuditMetrics::default()).unwrap_err();
+    let altered = files.try_start(&AuditMetrics::default()).unwrap_err();
     assert!(altered.to_string().contains("move it away"), "{altered}");
 }
 

@@ -154,13 +154,13 @@ impl Writer {
     }
 
     fn failed(&self, cause: &io::Error, is_first: bool) {
+        if let Some(condition) = self.shared.condition.get() {
+            condition.unmet(format!("audit_unavailable: {cause}"));
+        }
         self.shared.metrics.write_failures.inc();
         self.show_queued();
         if is_first {
             tracing::error!(reason = "audit_unavailable", %cause, "the audit log cannot be written; it is tried on");
-        }
-        if let Some(condition) = self.shared.condition.get() {
-            condition.unmet(format!("audit_unavailable: {cause}"));
         }
     }
 

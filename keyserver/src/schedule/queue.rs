@@ -2,9 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::turns::Turns;
 use super::{LaneConfig, Task};
@@ -40,10 +41,10 @@ impl<T: Task> Queue<T> {
         let state = Mutex::new(State { turns: Turns::new(config.bound), is_closed: false });
         let queue = Self(Arc::new(Shared { state, changed: Condvar::new(), metrics }));
         for number in 0..config.threads {
-            let (shared, niceness) = (queue.0.clone(), config.niceness);
+            let (shared, niceness, sleepers) = (queue.0.clone(), config.niceness, Sleepers::new(config.hold));
             std::thread::Builder::new().name(format!("{}-{number}", config.name)).spawn(move || {
                 give_way(niceness);
-                shared.work();
+                shared.work(sleepers);
             })?;
         }
         Ok(queue)
@@ -72,39 +73,95 @@ impl<T> Drop for Queue<T> {
 }
 
 impl<T: Task> Shared<T> {
-    fn work(&self) {
+    fn work(&self, mut sleepers: Sleepers) {
         // Seeded, and seeded again after every 64 KiB, by the system.
         let mut rng = rand::rng();
-        while let Some(Waiting { since, task }) = self.next() {
+        while let Some((Waiting { since, task }, more)) = self.next(&mut sleepers) {
             self.metrics.queued.dec();
             let begun = Instant::now();
             self.metrics.waited.observe((begun - since).as_secs_f64());
+            sleepers.wake_late(begun);
             if !task.is_wanted() {
                 task.refuse(Refusal::CallerGone);
             } else if task.deadline() <= begun {
                 task.refuse(Refusal::DeadlineExceeded);
             } else {
                 // A task's panic is its own: the thread serves others.
-                if catch_unwind(AssertUnwindSafe(|| task.run(&mut rng))).is_err() {
-                    tracing::error!("an operation panicked");
+                let done = catch_unwind(AssertUnwindSafe(|| task.run(&mut rng)));
+                let took = begun.elapsed();
+                self.metrics.worked.observe(took.as_secs_f64());
+                match done {
+                    Ok(Some(waker)) if more => sleepers.add(waker, begun + took, took),
+                    Ok(Some(waker)) => sleepers.wake_one(waker),
+                    Ok(None) => {}
+                    Err(_) => tracing::error!("an operation panicked"),
                 }
-                self.metrics.worked.observe(begun.elapsed().as_secs_f64());
             }
         }
     }
 
-    /// Waits for the next task; `None` when there will be none.
-    fn next(&self) -> Option<Waiting<T>> {
+    /// Waits for the next task, when all are awake that an outcome is there for; tells also whether more of its peer waits.
+    /// `None` when there will be none.
+    fn next(&self, sleepers: &mut Sleepers) -> Option<(Waiting<T>, bool)> {
         let mut state = self.state.lock();
         loop {
             if let Some(waiting) = state.turns.pop() {
-                return Some(waiting);
+                let more = state.turns.has(waiting.task.peer());
+                return Some((waiting, more));
+            }
+            if !sleepers.wakers.is_empty() {
+                MutexGuard::unlocked(&mut state, || sleepers.wake());
+                continue;
             }
             if state.is_closed {
                 return None;
             }
             self.changed.wait(&mut state);
         }
+    }
+}
+
+/// Who has an outcome to fetch and does not know it yet: each is woken once for all that one thread has done for it.
+#[derive(Debug)]
+struct Sleepers {
+    hold: Duration,
+    wakers: Vec<Waker>,
+    /// When the first of them is to be awake.
+    until: Instant,
+}
+
+impl Sleepers {
+    fn new(hold: Duration) -> Self {
+        Self { hold, wakers: Vec::new(), until: Instant::now() }
+    }
+
+    /// Takes in who waits for what is done `now` and `took` that long. If the next would take as long and be too late, all
+    /// are woken.
+    fn add(&mut self, waker: Waker, now: Instant, took: Duration) {
+        if self.wakers.is_empty() {
+            self.until = now + self.hold;
+        }
+        if !self.wakers.iter().any(|other| other.will_wake(&waker)) {
+            self.wakers.push(waker);
+        }
+        self.wake_late(now + took);
+    }
+
+    /// Wakes who has nothing more to wait for.
+    fn wake_one(&mut self, waker: Waker) {
+        self.wakers.retain(|other| !other.will_wake(&waker));
+        waker.wake();
+    }
+
+    /// Wakes all, if one of them is to be awake by `now`.
+    fn wake_late(&mut self, now: Instant) {
+        if now >= self.until {
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
     }
 }
 

@@ -1,9 +1,10 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::*;
+use crate::fixture::woken::waker;
 
 const LONG: Duration = Duration::from_secs(20);
 const TOKEN: Lane = Lane::of_token(0);
@@ -11,7 +12,7 @@ const TOKEN: Lane = Lane::of_token(0);
 /// Four lanes of one thread and four places each.
 fn start(metrics: &Metrics) -> Scheduler<Telling> {
     let classes = [CostClass::Light, CostClass::Medium, CostClass::Heavy];
-    let token = LaneConfig { name: "token".into(), threads: 1, bound: 4, niceness: 0 };
+    let token = LaneConfig { name: "token".into(), threads: 1, bound: 4, niceness: 0, hold: Duration::ZERO };
     let lanes = classes.map(|class| LaneConfig::of(class, 1, 4)).into_iter().chain([token]);
     Scheduler::start(&lanes.collect::<Vec<_>>(), metrics).unwrap()
 }
@@ -28,6 +29,7 @@ struct Telling {
     wanted: bool,
     told: Sender<Result<(), Refusal>>,
     work: Box<dyn FnOnce() + Send>,
+    waker: Option<Waker>,
 }
 
 impl Task for Telling {
@@ -47,9 +49,10 @@ impl Task for Telling {
         self.wanted
     }
 
-    fn run(self, _: &mut dyn CryptoRng) {
+    fn run(self, _: &mut dyn CryptoRng) -> Option<Waker> {
         (self.work)();
         let _ = self.told.send(Ok(()));
+        self.waker
     }
 
     fn refuse(self, reason: Refusal) {
@@ -64,7 +67,7 @@ fn peer(name: &str) -> PeerIdentity {
 fn task(lane: Lane, work: impl FnOnce() + Send + 'static) -> (Telling, Receiver<Result<(), Refusal>>) {
     let (told, outcome) = channel();
     let deadline = Instant::now() + LONG;
-    (Telling { lane, peer: peer("one"), deadline, wanted: true, told, work: Box::new(work) }, outcome)
+    (Telling { lane, peer: peer("one"), deadline, wanted: true, told, work: Box::new(work), waker: None }, outcome)
 }
 
 fn outcome(outcome: &Receiver<Result<(), Refusal>>) -> Result<(), Refusal> {
@@ -197,4 +200,68 @@ fn what_waits_when_the_scheduler_goes_is_still_done() {
     drop(scheduler);
     drop(free);
     assert_eq!(outcome(&done), Ok(()));
+}
+
+/// How often one who waits for six outcomes is woken, by a lane that holds outcomes back for `hold`.
+fn wakings(hold: Duration) -> usize {
+    let lanes = [LaneConfig { hold, ..LaneConfig::of(CostClass::Light, 1, 8) }];
+    let scheduler = Scheduler::start(&lanes, &Metrics::default()).unwrap();
+    let free = occupy(&scheduler, light());
+    let (waker, woken) = waker();
+    for _ in 0..6 {
+        let (task, _) = task(light(), || ());
+        scheduler.submit(Telling { waker: Some(waker.clone()), ..task });
+    }
+    drop((waker, free));
+    // Until the lane has dropped the last of the wakers.
+    std::iter::from_fn(|| match woken.recv_timeout(LONG) {
+        Err(RecvTimeoutError::Timeout) => panic!("nobody was woken"),
+        told => told.ok(),
+    })
+    .count()
+}
+
+#[test]
+fn who_waits_is_woken_once_for_what_is_held_back() {
+    assert_eq!(wakings(LONG), 1);
+    assert_eq!(wakings(Duration::ZERO), 6);
+}
+
+#[test]
+fn nothing_is_held_back_longer_than_allowed() {
+    let lanes = [LaneConfig { hold: Duration::from_millis(50), ..LaneConfig::of(CostClass::Light, 1, 8) }];
+    let scheduler = Scheduler::start(&lanes, &Metrics::default()).unwrap();
+    let free = occupy(&scheduler, light());
+    let ((waker_one, one), (waker_two, two)) = (waker(), waker());
+    let (first, _) = task(light(), || ());
+    scheduler.submit(Telling { waker: Some(waker_one), ..first });
+    // By itself as long as what may be held back, so that nothing waits until the next is done as well.
+    let (second, _) = task(light(), || std::thread::sleep(Duration::from_millis(50)));
+    scheduler.submit(Telling { waker: Some(waker_two), ..second });
+    let (let_go, until_let_go) = channel::<()>();
+    let (third, _) = task(light(), move || {
+        let _ = until_let_go.recv();
+    });
+    scheduler.submit(third);
+    drop(free);
+    assert_eq!([one, two].map(|woken| woken.recv_timeout(LONG)), [Ok(()); 2], "while the third is still being done");
+    drop(let_go);
+}
+
+#[test]
+fn who_has_nothing_more_to_wait_for_is_woken_whatever_others_have() {
+    let lanes = [LaneConfig { hold: LONG, ..LaneConfig::of(CostClass::Light, 1, 8) }];
+    let scheduler = Scheduler::start(&lanes, &Metrics::default()).unwrap();
+    let free = occupy(&scheduler, light());
+    let (waker, woken) = waker();
+    let (let_go, until_let_go) = channel::<()>();
+    let (single, _) = task(light(), || ());
+    scheduler.submit(Telling { peer: peer("two"), waker: Some(waker), ..single });
+    let (other, _) = task(light(), move || {
+        let _ = until_let_go.recv();
+    });
+    scheduler.submit(other);
+    drop(free);
+    assert_eq!(woken.recv_timeout(LONG), Ok(()), "while others' work goes on");
+    drop(let_go);
 }

@@ -55,6 +55,11 @@ impl<T> Turns<T> {
         Some(item)
     }
 
+    /// Whether anything of `peer` waits.
+    pub(super) fn has(&self, peer: &PeerIdentity) -> bool {
+        self.by_peer.contains_key(peer)
+    }
+
     /// Takes the newest item of the peer with the most, if that peer would still have the most with one more of
     /// `newcomer`. It keeps others, and so its turn.
     ///
@@ -104,6 +109,7 @@ mod tests {
             push(&mut turns, item);
         }
         assert_eq!(turns.pop(), Some("a1"));
+        assert_eq!([turns.has(&peer("a")), turns.has(&peer("b"))], [false, true]);
         push(&mut turns, "a2");
         assert_eq!(all(turns), ["b1", "a2", "b2"]);
     }

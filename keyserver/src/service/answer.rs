@@ -1,11 +1,13 @@
 //! The way back: every request is answered exactly once.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use keystead_tls::handshake::Lease;
 use keystead_tls::secret::MasterSecret;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::answers::Answers;
 use super::draft::Draft;
 use crate::key::Key;
 use crate::metrics::Metrics;
@@ -38,7 +40,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 enum Way {
     Unary(oneshot::Sender<Outcome>),
-    Exchange { id: u64, answers: mpsc::UnboundedSender<(u64, Outcome)> },
+    Exchange { id: u64, answers: Arc<Answers> },
 }
 
 impl Answer {
@@ -49,7 +51,7 @@ impl Answer {
 
     /// To the request `id` of an Exchange stream. The stream bounds how many of its requests are unanswered, so `answers`
     /// is bounded by that.
-    pub(crate) fn exchange(metrics: Arc<Metrics>, id: u64, answers: mpsc::UnboundedSender<(u64, Outcome)>) -> Self {
+    pub(crate) fn exchange(metrics: Arc<Metrics>, id: u64, answers: Arc<Answers>) -> Self {
         let way = Some(Way::Exchange { id, answers });
         Self { metrics, asked: None, key: None, draft: None, way }
     }
@@ -101,13 +103,22 @@ impl Answer {
 
     /// Answers.
     pub(crate) fn send(mut self, outcome: Outcome) {
-        self.deliver(outcome);
+        self.send_now(outcome);
     }
 
-    fn deliver(&mut self, outcome: Outcome) {
-        let Some(way) = self.way.take() else {
-            return;
-        };
+    fn send_now(&mut self, outcome: Outcome) {
+        if let Some(waker) = self.deliver(outcome) {
+            waker.wake();
+        }
+    }
+
+    /// Leaves the answer with the stream that sends it, which must be woken then; a unary call is answered at once.
+    pub(crate) fn leave(mut self, outcome: Outcome) -> Option<Waker> {
+        self.deliver(outcome)
+    }
+
+    fn deliver(&mut self, outcome: Outcome) -> Option<Waker> {
+        let way = self.way.take()?;
         // On record before the answer leaves, and what cannot be on record does not leave.
         let recorded = match self.draft.take() {
             Some(draft) => draft.settle(self.asked, self.key.as_deref(), &outcome),
@@ -119,17 +130,23 @@ impl Answer {
             Err(reason) => Err(*reason),
         };
         self.metrics.answered(self.asked, self.key.as_deref(), counted);
-        // Neither sending succeeds when the caller has gone, and then nobody misses it.
         match way {
-            Way::Unary(call) => drop(call.send(outcome)),
-            Way::Exchange { id, answers } => drop(answers.send((id, outcome))),
+            Way::Unary(call) => {
+                // Fails when the caller has gone, and then nobody misses it.
+                drop(call.send(outcome));
+                None
+            }
+            Way::Exchange { id, answers } => {
+                answers.put(id, outcome);
+                Some(answers.into())
+            }
         }
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.deliver(Err(match self.asked {
+        self.send_now(Err(match self.asked {
             Some(Call::RecoverMasterSecret) => Refusal::RecoveryFailed,
             Some(Call::SignServerKeyExchange | Call::LeaseRandoms) | None => Refusal::SigningFailed,
         }));

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use keystead_proto::v1;
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::answer::{Answer, Outcome};
+use super::answers::Answers;
 use super::draft::Draft;
 use super::{Desk, Peer, message, unread};
 use crate::metrics::StreamGuard;
@@ -29,8 +29,7 @@ pub struct Exchange {
     peer: Peer,
     /// `None` once the edge will send no more.
     requests: Option<Streaming<v1::ExchangeRequest>>,
-    answers: mpsc::UnboundedReceiver<(u64, Outcome)>,
-    to_answers: mpsc::UnboundedSender<(u64, Outcome)>,
+    answers: Arc<Answers>,
     in_flight: usize,
     most_in_flight: usize,
     end: End,
@@ -49,14 +48,12 @@ impl Exchange {
     ) -> Self {
         let span = tracing::info_span!("exchange", peer = %peer.identity);
         tracing::info!(parent: &span, "opened");
-        let (to_answers, answers) = mpsc::unbounded_channel();
         let counted = desk.metrics.stream();
         Self {
             desk,
             peer,
             requests: Some(requests),
-            answers,
-            to_answers,
+            answers: Arc::default(),
             in_flight: 0,
             most_in_flight,
             end,
@@ -69,7 +66,7 @@ impl Exchange {
     fn begin(&mut self, request: v1::ExchangeRequest) {
         let v1::ExchangeRequest { id, timeout_ms, operation, padding: _ } = request;
         self.in_flight += 1;
-        let answer = Answer::exchange(self.desk.metrics.clone(), id, self.to_answers.clone());
+        let answer = Answer::exchange(self.desk.metrics.clone(), id, self.answers.clone());
         self.desk.begin(&mut self.peer, operation, timeout_ms, answer);
     }
 
@@ -122,7 +119,7 @@ impl Stream for Exchange {
         if let Err(reason) = exchange.peer.rights {
             return exchange.finish(Some(reason.into()));
         }
-        if let Poll::Ready(Some((id, outcome))) = exchange.answers.poll_recv(cx) {
+        if let Poll::Ready((id, outcome)) = exchange.answers.poll_take(cx) {
             return Poll::Ready(Some(Ok(exchange.reply(id, outcome))));
         }
         if exchange.requests.is_none() && exchange.in_flight == 0 {
@@ -137,6 +134,7 @@ impl Stream for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.answers.close();
         tracing::info!(parent: &self.span, unanswered = self.in_flight, "closed");
     }
 }

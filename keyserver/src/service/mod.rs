@@ -1,6 +1,7 @@
 //! The gRPC service: who asks, what for, and what is answered. No cryptography here.
 
 mod answer;
+mod answers;
 mod draft;
 mod exchange;
 mod message;

@@ -1,6 +1,7 @@
 //! A request on its way through the scheduler.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 use keystead_program::channel::PeerIdentity;
@@ -175,14 +176,14 @@ impl Task for Operation {
         self.answer.is_wanted()
     }
 
-    fn run(mut self, rng: &mut dyn CryptoRng) {
+    fn run(mut self, rng: &mut dyn CryptoRng) -> Option<Waker> {
         let outcome = self.outcome(rng);
         if let (Some(key), Err(reason)) = (self.answer.key(), &outcome)
             && reason.is_a_keys()
         {
             tracing::error!(key = %key.name(), reason = reason.reason(), "key failed");
         }
-        self.answer.send(outcome);
+        self.answer.leave(outcome)
     }
 
     fn refuse(self, reason: Refusal) {

@@ -51,7 +51,8 @@ impl TokenConfig {
     /// The lane in which its operations wait: a thread for each session, at the priority of the cheapest.
     pub fn lane(&self) -> LaneConfig {
         let name = format!("token_{}", self.name);
-        LaneConfig { name: name.into(), threads: self.sessions as usize, bound: self.queue, niceness: 0 }
+        let (threads, bound) = (self.sessions as usize, self.queue);
+        LaneConfig { name: name.into(), threads, bound, niceness: 0, hold: Duration::ZERO }
     }
 
     /// Looks for what cannot be.

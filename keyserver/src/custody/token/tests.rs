@@ -199,9 +199,9 @@ fn a_pool_lends_as_many_sessions_as_it_may_and_then_has_others_wait() {
                     });
                     held.unwrap();
                 });
+                // One after the other: whoever opens a session makes others wait too.
+                is_lent.recv().unwrap();
             }
-            is_lent.recv().unwrap();
-            is_lent.recv().unwrap();
             assert_eq!(token.pool.metrics.in_use.get(), 2);
             let begun = Instant::now();
             assert_eq!(key.sign(scheme, MESSAGE, &mut rand::rng()), Err(KeyFault::TokenBusy));
@@ -292,7 +292,7 @@ fn a_token_that_is_not_there_at_start_is_found_later() {
 #[test]
 fn a_wrong_pin_is_tried_once() {
     with_softhsm("a_wrong_pin_is_tried_once", |module| {
-        let config = TokenConfig { sessions: 8, ..make_token(module, "pin") };
+        let config = TokenConfig { sessions: 8, session_wait: Duration::from_secs(20), ..make_token(module, "pin") };
         fs::write(tokens_directory().unwrap().with_file_name("wrong"), "000000").unwrap();
         let wrong = tokens_directory().unwrap().with_file_name("wrong");
         let token = load(&TokenConfig { pin: SecretSource::File(wrong.into()), ..config.clone() });
