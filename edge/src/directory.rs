@@ -248,20 +248,21 @@ impl Directory {
 
     fn rebuild(&self, sources: &mut Sources) {
         let identities = sources.merged();
-        let table = Table::build(&sources.templates, &identities);
-        self.report(sources, &table, &identities);
-        self.table.store(Arc::new(table));
-        self.merged.send_replace(identities);
+        let table = Arc::new(Table::build(&sources.templates, &identities));
+        self.table.store(table.clone());
+        let before = self.merged.send_replace(identities);
         self.lease_needs.send_if_modified(|needs| {
             let before = std::mem::replace(needs, sources.lease_needs());
             *needs != before
         });
+        // The last: whom it tells that the edge is ready comes at once, and is to find the table.
+        self.report(sources, &table, &before);
     }
 
-    fn report(&self, sources: &mut Sources, table: &Table, identities: &IdentitySet) {
-        let before = self.merged.borrow();
+    fn report(&self, sources: &mut Sources, table: &Table, before: &IdentitySet) {
+        let identities = self.merged.borrow();
         for template in &sources.templates {
-            template.warn_of_keys(identities, &before);
+            template.warn_of_keys(&identities, before);
         }
         self.telemetry.identities.set(count(identities.len()));
         let bare = self.judge(sources, table);
@@ -350,6 +351,24 @@ mod tests {
         directory.tell(ServerIndex(0), message(&[]));
         assert_eq!(shown(&directory, "a.example"), None);
         assert_eq!(shown(&directory, "b.example").unwrap(), b.certificate_chain[0]);
+    }
+
+    #[test]
+    fn who_is_told_that_the_edge_is_ready_finds_the_hosts() {
+        let (directory, readiness) = directory(IdentitySet::default());
+        directory.wait_no_more();
+        let identities = directory.identities();
+        std::thread::scope(|scope| {
+            // Whoever changes the identities waits until this is given back.
+            let before = identities.borrow();
+            scope.spawn(|| directory.tell(ServerIndex(0), message(&[&entry("a", "a.example")])));
+            while shown(&directory, "a.example").is_none() {
+                std::thread::yield_now();
+            }
+            assert!(!readiness.is_ready());
+            drop(before);
+        });
+        assert!(readiness.is_ready());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use keystead_tls::{ClientCertificateRefusal, Error, Established, Fault, Handshak
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::buffer::{Lent, SIZE};
+use crate::buffer::{Lent, SMALL};
 use crate::client_auth::{ClientIdentity, Objection, Verifications};
 use crate::directory::Directory;
 use crate::key_client::{KeyClient, Lessor, Recovery};
@@ -248,10 +248,10 @@ impl Driver<'_> {
             return handshake.feed(&std::mem::take(&mut self.unread), &mut self.out);
         }
         loop {
-            let mut lent = Lent::take();
+            let mut lent = Lent::small();
             // What stands behind the Finished fits into one buffer of the relay, with room to spare.
-            let bytes = lent.buffer().bytes.get_mut(..SIZE / 2).unwrap_or_default();
-            match socket::read(self.client, &mut [IoSliceMut::new(bytes)], SIZE / 2) {
+            let bytes = lent.buffer().bytes.get_mut(..SMALL / 2).unwrap_or_default();
+            match socket::read(self.client, &mut [IoSliceMut::new(bytes)], SMALL / 2) {
                 Ok(Some(0)) | Err(_) => return Err(handshake.end_of_input()),
                 Ok(Some(read)) => return handshake.feed(bytes.get(..read).unwrap_or_default(), &mut self.out),
                 Ok(None) => drop(lent),

@@ -125,21 +125,22 @@ impl Listener {
         self.queue != Queue::Own
     }
 
-    /// Accepts until `stop`, each connection a task of `tracker`. While as many stand as `places` has room for, further
-    /// ones wait in the kernel's queue, and clients that find that full try again by themselves.
+    /// Has clients come here from now on, and gives what accepts them until `stop`, each connection a task of `tracker`.
+    /// While as many stand as `places` has room for, further ones wait in the kernel's queue, and clients that find that
+    /// full try again by themselves.
     ///
     /// After `stop`, clients that connected already are accepted too, where they would be lost otherwise, whether there is
     /// room or not.
     ///
     /// # Errors
     /// The system's, when it cannot begin.
-    pub async fn accept(
+    pub fn accept(
         self,
         connections: Arc<Connections>,
         places: Arc<Semaphore>,
         tracker: TaskTracker,
         stop: CancellationToken,
-    ) -> io::Result<()> {
+    ) -> io::Result<impl Future<Output = io::Result<()>>> {
         if self.queue == Queue::BesideOthers {
             self.socket.listen(BACKLOG)?;
             handover::join(&self.socket)?;
@@ -147,15 +148,17 @@ impl Listener {
         let socket = TcpListener::from_std(self.socket.into())?;
         let reception =
             Reception { socket, address: self.address, proxies: self.proxies, connections, places, tracker };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = reception.accept_all() => {}
-        }
-        match self.queue {
-            Queue::Inherited => Ok(()),
-            Queue::Own => reception.accept_queued(),
-            Queue::BesideOthers => reception.hand_over().await,
-        }
+        Ok(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = reception.accept_all() => {}
+            }
+            match self.queue {
+                Queue::Inherited => Ok(()),
+                Queue::Own => reception.accept_queued(),
+                Queue::BesideOthers => reception.hand_over().await,
+            }
+        })
     }
 }
 

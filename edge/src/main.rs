@@ -12,6 +12,11 @@ use keystead_edge::serve::serve;
 use keystead_program::inherited::Inherited;
 use keystead_program::run::{self, Failure};
 use keystead_program::sandbox;
+use mimalloc::MiMalloc;
+
+/// Handshakes allocate some hundred times, on whichever thread.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Terminates TLS without holding a private key: a key server signs in its stead.
 #[derive(Debug, Parser)]

@@ -86,15 +86,18 @@ pub async fn serve(config: Config, listeners: Vec<Listener>, stop: CancellationT
     let tracker = TaskTracker::new();
     let (mut accepting, leave) = (JoinSet::new(), CancellationToken::new());
     let mut accept = |listener: Listener| {
-        tracing::info!(address = %listener.address(), "listening");
-        accepting.spawn(listener.accept(connections.clone(), places.clone(), tracker.clone(), leave.clone()))
+        let address = listener.address();
+        let clients = listener.accept(connections.clone(), places.clone(), tracker.clone(), leave.clone());
+        accepting.spawn(clients.with_context(|| format!("listen on {address}")).map_err(Failure::start)?);
+        tracing::info!(%address, "listening");
+        Ok(())
     };
     let (patient, own): (Vec<_>, Vec<_>) = listeners.into_iter().partition(Listener::can_wait);
-    own.into_iter().for_each(|listener| drop(accept(listener)));
+    own.into_iter().try_for_each(&mut accept)?;
     if !patient.is_empty() {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = until_ready_but_for(&listening) => patient.into_iter().for_each(|listener| drop(accept(listener))),
+            () = until_ready_but_for(&listening) => patient.into_iter().try_for_each(accept)?,
         }
     }
     listening.met();

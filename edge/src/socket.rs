@@ -126,7 +126,7 @@ pub async fn farewell(stream: &TcpStream, last: &[u8]) {
 async fn discard(stream: &TcpStream) -> io::Result<()> {
     loop {
         let read = {
-            let mut lent = Lent::take();
+            let mut lent = Lent::small();
             let bytes = &mut lent.buffer().bytes;
             let capacity = bytes.len();
             read(stream, &mut [IoSliceMut::new(bytes)], capacity)?

@@ -99,6 +99,7 @@ mod tests {
     use crate::identity::tests::entry;
     use prometheus_client::registry::Registry;
     use std::fs;
+    use std::time::{Duration, Instant};
 
     /// What the name of a database set aside begins with.
     const SET_ASIDE: &str = "sled.broken-";
@@ -110,6 +111,18 @@ mod tests {
     fn identities() -> IdentitySet {
         let identities = vec![entry("a", "a.example"), entry("b", "b.example")];
         IdentitySet::read(v1::Identities { identities }, &IdentitySet::default())
+    }
+
+    /// The state after it was closed: a process forked by another test may still have its lock for a while.
+    fn reopened(directory: &Path, telemetry: &Telemetry) -> State {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let state = State::open(directory, telemetry);
+            if state.places.is_some() || Instant::now() > deadline {
+                return state;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn remembered(directory: &Path) -> IdentitySet {
@@ -127,7 +140,7 @@ mod tests {
         let identities = identities();
         state.remember(&identities);
         drop(state);
-        let state = State::open(directory.path(), &telemetry);
+        let state = reopened(directory.path(), &telemetry);
         assert_eq!(state.identities().to_message(), identities.to_message());
         assert_eq!(telemetry.state_rebuilt.get(), 0);
     }
@@ -142,7 +155,7 @@ mod tests {
         let after = IdentitySet::read(v1::Identities { identities: after }, &before);
         state.remember(&after);
         drop(state);
-        let state = State::open(directory.path(), &telemetry());
+        let state = reopened(directory.path(), &telemetry());
         assert_eq!(state.identities().to_message(), after.to_message());
     }
 
@@ -152,7 +165,7 @@ mod tests {
         let before = remembered(directory.path());
         fs::write(directory.path().join(DATABASE).join("snap.0000000000000001.generating"), b"torn").unwrap();
         let telemetry = telemetry();
-        let state = State::open(directory.path(), &telemetry);
+        let state = reopened(directory.path(), &telemetry);
         assert_eq!(state.identities().to_message(), before.to_message());
         assert_eq!(telemetry.state_rebuilt.get(), 0);
     }
@@ -168,7 +181,7 @@ mod tests {
             }
         }
         let telemetry = telemetry();
-        let state = State::open(directory.path(), &telemetry);
+        let state = reopened(directory.path(), &telemetry);
         assert_eq!(telemetry.state_rebuilt.get(), 1);
         assert!(state.identities().is_empty());
         state.remember(&identities());

@@ -340,8 +340,8 @@ impl Telemetry {
 
     /// A configuration was loaded, or was not.
     pub fn reloaded(&self, outcome: ReloadOutcome) {
-        self.reloads.get_or_create(&OutcomeLabels { outcome: outcome.into() }).inc();
         self.refused.set(outcome);
+        self.reloads.get_or_create(&OutcomeLabels { outcome: outcome.into() }).inc();
     }
 
     /// A client goes on from a session.
@@ -362,15 +362,17 @@ impl Telemetry {
     /// These are the generations of ticket keys, oldest first.
     pub fn ticket_generations(&self, generations: &[Arc<Generation>]) {
         let current = generations.iter().find(|generation| generation.seals_until.is_some()).map(|it| it.number);
-        self.ticket_generation.clear();
-        for generation in generations {
-            let role = match Some(generation.number).cmp(&current) {
-                Ordering::Less => "previous",
-                Ordering::Equal => "current",
-                Ordering::Greater => "next",
-            };
-            let number = generation.number.try_into().unwrap_or(i64::MAX);
-            self.ticket_generation.get_or_create(&RoleLabels { role }).set(number);
+        let roles = [(Ordering::Less, "previous"), (Ordering::Equal, "current"), (Ordering::Greater, "next")];
+        // Each by itself: whoever looks meanwhile must not find that there are none.
+        for (order, role) in roles {
+            let has_role = |generation: &&Arc<Generation>| Some(generation.number).cmp(&current) == order;
+            match generations.iter().rev().find(has_role) {
+                Some(generation) => {
+                    let number = generation.number.try_into().unwrap_or(i64::MAX);
+                    self.ticket_generation.get_or_create(&RoleLabels { role }).set(number);
+                }
+                None => drop(self.ticket_generation.remove(&RoleLabels { role })),
+            }
         }
         let now = if generations.is_empty() { 0 } else { unix_seconds(SystemTime::now()) };
         self.ticket_keys_told.set(now as f64);

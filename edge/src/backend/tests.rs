@@ -2,7 +2,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::time::sleep;
 
 use super::name::tests::Answers;
@@ -19,6 +19,14 @@ async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+/// An address that nobody else gets, and that refuses connections until the socket listens.
+pub(super) fn refusing() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 fn config(addresses: &[String]) -> BackendsConfig {
@@ -42,8 +50,7 @@ fn tally(backends: &Backends, index: usize) -> (u64, u64) {
 #[tokio::test]
 async fn backends_take_turns_and_one_that_is_down_is_passed_over() {
     let ((_one, one_address), (_two, two_address)) = (listener().await, listener().await);
-    let (down, down_address) = listener().await;
-    drop(down);
+    let (_down, down_address) = refusing();
     let addresses = [one_address, down_address, two_address].map(|address| address.to_string());
     let backends = Backends::new("host".to_owned(), config(&addresses), &Arc::default());
     let mut counts = [0, 0];
@@ -61,15 +68,14 @@ async fn backends_take_turns_and_one_that_is_down_is_passed_over() {
 
 #[tokio::test]
 async fn with_all_down_all_are_tried_and_one_that_returns_is_found_at_once() {
-    let (listener, address) = listener().await;
-    drop(listener);
+    let (socket, address) = refusing();
     let addresses = [address.to_string(), "127.0.0.1:1".to_owned()];
     let backends = Backends::new("host".to_owned(), config(&addresses), &Arc::default());
     for _ in 0..10 {
         assert!(backends.connect(CLIENT, b"", &limits()).await.is_none());
     }
     assert_eq!([tally(&backends, 0), tally(&backends, 1)], [(0, 10); 2]);
-    let _listener = TcpListener::bind(address).await.unwrap();
+    let _listener = socket.listen(16).unwrap();
     assert!(backends.connect(CLIENT, b"", &limits()).await.is_some());
     assert!(backends.members()[0].is_well() && !backends.members()[1].is_well());
 }
@@ -157,8 +163,7 @@ async fn a_name_without_addresses_does_not_hold_up_other_backends() {
 
 #[tokio::test]
 async fn what_is_known_outlives_a_configuration_that_keeps_the_backend() {
-    let (gone, gone_address) = listener().await;
-    drop(gone);
+    let (_gone, gone_address) = refusing();
     let (_listener, address) = listener().await;
     let pool = Arc::new(Pool::default());
     let addresses = [gone_address, address].map(|address| address.to_string());

@@ -180,10 +180,18 @@ struct Average {
     at: Instant,
 }
 
-/// How much of the average each answer makes.
+/// How much of the average each answer makes at least.
 const WEIGHT: f64 = 0.2;
-/// What was measured so long ago counts half, so that who was slow is tried again.
+/// What was measured so long ago counts half, so that who was slow is tried again, and what comes of that counts.
 const HALF_LIFE: Duration = Duration::from_secs(5);
+
+impl Average {
+    /// How much it still counts.
+    fn weight(&self, now: Instant) -> f64 {
+        let idle = now.saturating_duration_since(self.at);
+        if idle < HALF_LIFE / 8 { 1.0 } else { (-(idle.as_secs_f64() / HALF_LIFE.as_secs_f64())).exp2() }
+    }
+}
 
 impl KeyAtPeer {
     fn new(tolerance: Tolerance, breakers_open: Gauge) -> Self {
@@ -212,18 +220,17 @@ impl KeyAtPeer {
     pub(super) fn record(&self, elapsed: Duration, now: Instant) {
         let mut average = self.lock();
         let seconds = elapsed.as_secs_f64();
-        let seconds = average.map_or(seconds, |average| average.seconds + WEIGHT * (seconds - average.seconds));
+        let seconds = average.map_or(seconds, |average| {
+            let kept = average.weight(now).min(1.0 - WEIGHT);
+            kept * average.seconds + (1.0 - kept) * seconds
+        });
         *average = Some(Average { seconds, at: now });
     }
 
     /// How long an answer takes, in seconds, as far as is known; less the longer that nobody has measured it.
     pub(super) fn seconds(&self, now: Instant) -> Option<f64> {
-        let Average { seconds, at } = (*self.lock())?;
-        let idle = now.saturating_duration_since(at);
-        if idle < HALF_LIFE / 8 {
-            return Some(seconds);
-        }
-        Some(seconds * (-(idle.as_secs_f64() / HALF_LIFE.as_secs_f64())).exp2())
+        let average = (*self.lock())?;
+        Some(average.seconds * average.weight(now))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Average>> {
@@ -293,6 +300,11 @@ pub(super) mod tests {
         assert_eq!(key.seconds(now), Some(0.8));
         let faded = key.seconds(now + HALF_LIFE).unwrap();
         assert!((faded - 0.4).abs() < 0.001, "{faded}");
+        // What is measured then makes as much of the average as is left of what was before.
+        let later = now + HALF_LIFE;
+        key.record(Duration::from_millis(100), later);
+        let average = key.seconds(later).unwrap();
+        assert!((average - 0.45).abs() < 0.001, "{average}");
     }
 
     #[test]

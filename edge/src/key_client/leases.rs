@@ -242,6 +242,11 @@ mod tests {
         Instant::now() + Duration::from_millis(50)
     }
 
+    /// For those who are answered.
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
     async fn is_wanted(leases: &Leases) -> Option<u32> {
         tokio::time::timeout(Duration::ZERO, leases.batch_wanted()).await.ok()
     }
@@ -262,7 +267,7 @@ mod tests {
         assert_eq!(is_wanted(&leases).await, None);
         let taking = tokio::spawn({
             let leases = leases.clone();
-            async move { leases.take(soon()).await }
+            async move { leases.take(later()).await }
         });
         assert_eq!(leases.batch_wanted().await, SMALLEST_RESERVE as u32 + 1);
         leases.add(batch(0..513));
@@ -333,7 +338,7 @@ mod tests {
             }
             leases.add(batch(0..2));
         };
-        let (one, two, ()) = tokio::join!(leases.take(soon()), leases.take(soon()), more);
+        let (one, two, ()) = tokio::join!(leases.take(later()), leases.take(later()), more);
         assert!(one.is_ok() && two.is_ok());
     }
 
@@ -362,7 +367,7 @@ mod tests {
             tokio::task::yield_now().await;
             leases.fail(KeyServerFailure::NotAuthorised);
         };
-        let (one, two, ()) = tokio::join!(leases.take(soon()), leases.take(soon()), fail);
+        let (one, two, ()) = tokio::join!(leases.take(later()), leases.take(later()), fail);
         assert_eq!(one.unwrap_err(), KeyServerFailure::NotAuthorised);
         assert_eq!(two.unwrap_err(), KeyServerFailure::NotAuthorised);
         leases.add(batch(0..1));
@@ -383,7 +388,7 @@ mod tests {
             tokio::task::yield_now().await;
             leases.close();
         };
-        let (waited, ()) = tokio::join!(leases.take(soon()), close);
+        let (waited, ()) = tokio::join!(leases.take(later()), close);
         assert_eq!(waited.unwrap_err(), KeyServerFailure::Unreachable);
     }
 }

@@ -104,7 +104,7 @@ impl Arrival {
 /// Reads what is there, up to the longest header, behind what was received. 0 at the end.
 async fn read(client: &TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
     loop {
-        let mut lent = Lent::take();
+        let mut lent = Lent::small();
         let bytes = lent.buffer().bytes.get_mut(..LONGEST - received.len().min(LONGEST)).unwrap_or_default();
         let capacity = bytes.len();
         match socket::read(client, &mut [IoSliceMut::new(bytes)], capacity)? {

@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 
 use keystead_tls::Established;
 use tokio::net::TcpStream;
+use tokio::task::{consume_budget, yield_now};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::backend::Connected;
@@ -22,7 +23,10 @@ use crate::config::Limits;
 use crate::socket::{self, Stream};
 use crate::telemetry::{Ended, Lost, Telemetry};
 use to_backend::ToBackend;
-use to_client::ToClient;
+use to_client::{Moved, ToClient};
+
+/// Bytes that one connection may move while others of its thread wait.
+const IN_A_ROW: usize = 1 << 20;
 
 /// Moves bytes until both directions have ended or one of them cannot go on. Then both connections are closed.
 pub async fn relay(
@@ -52,36 +56,48 @@ impl Relay {
     async fn run(&mut self, limits: &Limits, telemetry: &Telemetry) -> Ended {
         let mut last_moved = Instant::now();
         let mut timer = pin!(sleep_until(last_moved + limits.idle_timeout));
+        let mut in_a_row = 0;
         loop {
-            let moved = match self.pump(telemetry) {
+            let now = Instant::now();
+            let moved = match self.pump(now, telemetry) {
                 Ok(moved) => moved,
                 Err(ended) => return ended,
             };
             if let Some(ended) = self.ended() {
                 return ended;
             }
-            if moved {
-                last_moved = Instant::now();
-            } else if self.ready_before(last_moved + self.patience(limits), timer.as_mut()).await.is_err() {
-                return Ended::Lost(Lost::IdleTimeout);
+            if moved > 0 {
+                last_moved = now;
+                in_a_row += moved;
+            } else {
+                let ready = self.ready_before(last_moved + self.patience(limits), timer.as_mut()).await;
+                if ready.is_err() {
+                    return Ended::Lost(Lost::IdleTimeout);
+                }
             }
             // Sockets that are always ready must not keep other connections of this thread waiting.
-            tokio::task::consume_budget().await;
+            if in_a_row < IN_A_ROW {
+                consume_budget().await;
+            } else {
+                yield_now().await;
+                in_a_row = 0;
+            }
         }
     }
 
-    /// One read and one write in each direction. Whether data moved.
-    fn pump(&mut self, telemetry: &Telemetry) -> Result<bool, Ended> {
+    /// One read and one write in each direction. How many bytes moved.
+    fn pump(&mut self, now: Instant, telemetry: &Telemetry) -> Result<usize, Ended> {
         let Self { client, backend, tls, to_backend, to_client } = self;
         let upward = to_backend.pump(tls, client, &backend.stream, &mut to_client.alerts)?;
-        let downward = to_client.pump(tls, client, &backend.stream)?;
+        let Moved { given, taken } = to_client.pump(tls, client, &backend.stream, now)?;
         if upward > 0 {
             telemetry.bytes_to_backend.inc_by(upward as u64);
         }
-        if downward > 0 {
-            telemetry.bytes_to_client.inc_by(downward as u64);
+        if given > 0 {
+            telemetry.bytes_to_client.inc_by(given as u64);
         }
-        Ok(upward > 0 || downward > 0)
+        // A client that takes little at a time is not idle while it takes.
+        Ok(upward + taken.max(given))
     }
 
     /// How it ended, once both directions have.

@@ -12,7 +12,7 @@ use crate::socket;
 use crate::telemetry::{Ended, Lost};
 
 /// Parts of a buffer that are written with one call.
-const PARTS: usize = 16;
+const PARTS: usize = 32;
 
 /// The direction from client to backend.
 #[derive(Debug)]
@@ -71,6 +71,12 @@ impl ToBackend {
         }
         let moved = self.write(backend);
         self.finish(backend);
+        if !self.has_plaintext()
+            && let Some(lent) = &mut self.lent
+        {
+            // The beginning of a record, whose rest may be long in coming.
+            self.unopened = lent.settle(self.unopened.clone());
+        }
         Ok(moved)
     }
 
@@ -83,29 +89,32 @@ impl ToBackend {
         Ok(())
     }
 
-    /// Reads behind what is yet to be opened. Whether bytes came.
+    /// Reads behind what is yet to be opened: less than a record. Whether bytes came.
     fn read(&mut self, tls: &Established, client: &TcpStream) -> Result<bool, Ended> {
-        let mut lent = self.lent.take().unwrap_or_else(Lent::take);
+        let mut lent = Lent::take();
         let Buffer { bytes, .. } = lent.buffer();
-        bytes.copy_within(self.unopened.clone(), 0);
-        self.unopened = 0..self.unopened.len();
-        let room = bytes.get_mut(self.unopened.end..).unwrap_or_default();
+        let begun = self.unopened.len();
+        if let (Some(held), Some(front)) = (&mut self.lent, bytes.get_mut(..begun)) {
+            front.copy_from_slice(held.buffer().bytes.get(self.unopened.clone()).unwrap_or_default());
+        }
+        let room = bytes.get_mut(begun..).unwrap_or_default();
         let capacity = room.len();
         let read = socket::read(client, &mut [IoSliceMut::new(room)], capacity);
         match read.map_err(|_| Ended::Lost(Lost::ClientReset))? {
             Some(0) => self.input = tls.end_of_input().map_or_else(Input::Truncated, |()| Input::Closed),
-            Some(bytes) => self.unopened.end += bytes,
+            Some(bytes) => {
+                self.unopened = 0..begun + bytes;
+                self.lent = Some(lent);
+                return Ok(true);
+            }
             None => {}
         }
-        if !self.unopened.is_empty() {
-            self.lent = Some(lent);
-        }
-        Ok(!self.unopened.is_empty())
+        Ok(false)
     }
 
     fn open(&mut self, tls: &mut Established, alerts: &mut Vec<u8>) -> Result<(), Ended> {
         let Some(lent) = &mut self.lent else { return Ok(()) };
-        let Buffer { bytes, parts } = lent.buffer();
+        let Buffer { bytes, parts, .. } = lent.buffer();
         while parts.len() < PARTS {
             let start = self.unopened.start;
             match tls.open(bytes.get_mut(self.unopened.clone()).unwrap_or_default(), alerts).map_err(Ended::Error)? {
@@ -128,7 +137,7 @@ impl ToBackend {
 
     fn write(&mut self, backend: &BackendStream) -> usize {
         let Some(lent) = &mut self.lent else { return 0 };
-        let Buffer { bytes, parts } = lent.buffer();
+        let Buffer { bytes, parts, .. } = lent.buffer();
         if parts.is_empty() {
             return 0;
         }

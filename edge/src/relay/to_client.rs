@@ -1,18 +1,30 @@
-//! From the backend to the client: bytes are read to where their records will stand, and protected there.
+//! From the backend to the client: bytes are read to where their records will stand, and protected there. Records are short
+//! where a client waits for the first of them, and as long as they may be in bulk.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
+use std::time::Duration;
 
 use keystead_tls::Established;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::backend::target::BackendStream;
 use crate::buffer::{Buffer, Lent};
 use crate::socket;
 use crate::telemetry::{Ended, Lost};
 
-/// Records that are read with one call. With records of the greatest length, a buffer holds four.
-const SLOTS: usize = 16;
+/// Records that are read with one call.
+const SLOTS: usize = 32;
+
+/// The payload of records at the beginning and after a pause: each fits into one TCP segment of an Ethernet, so that the
+/// client can use what has arrived. A record of 16 KiB is more than what TCP sends at first (ten segments, RFC 6928 §2), and
+/// nothing of it can be used before its tag is there, a round trip later.
+const SHORT_PAYLOAD: usize = 1370;
+/// How much goes out in such records: what TCP sends in its first two round trips.
+const BEGINNING: usize = 30 * SHORT_PAYLOAD;
+/// What has sent nothing for so long begins again, as TCP does (RFC 5681 §4.1).
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The direction from backend to client.
 #[derive(Debug, Default)]
@@ -25,6 +37,35 @@ pub(super) struct ToClient {
     /// the order in which they were protected.
     pub(super) alerts: Vec<u8>,
     state: State,
+    pace: Pace,
+}
+
+/// How long records are.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When something was last sent.
+    last: Option<Instant>,
+    /// Bytes since the beginning, up to [`BEGINNING`].
+    sent: usize,
+}
+
+impl Pace {
+    /// Most bytes of a record's payload at this moment.
+    fn payload(&mut self, now: Instant, most: usize) -> usize {
+        if self.last.is_none_or(|last| now - last >= PAUSE) {
+            self.sent = 0;
+        }
+        if self.sent < BEGINNING { most.min(SHORT_PAYLOAD) } else { most }
+    }
+}
+
+/// Bytes that moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    /// Those that the backend gave, in the clear.
+    pub(super) given: usize,
+    /// Those that the client's kernel took, in records.
+    pub(super) taken: usize,
 }
 
 /// How far the backend's stream has come.
@@ -39,7 +80,7 @@ enum State {
 }
 
 impl ToClient {
-    /// Moves what can be moved with one read and one write: plain bytes that the backend gave.
+    /// Moves what can be moved with one read and one write.
     ///
     /// # Errors
     /// That one of the two connections broke, or that this one's keys protect no more.
@@ -48,25 +89,30 @@ impl ToClient {
         tls: &mut Established,
         client: &TcpStream,
         backend: &BackendStream,
-    ) -> Result<usize, Ended> {
-        let mut moved = 0;
+        now: Instant,
+    ) -> Result<Moved, Ended> {
+        let mut moved = Moved::default();
         if self.state == State::Ended {
             // Nothing follows close_notify, and the socket takes nothing more.
             self.alerts = Vec::new();
         }
         if self.state == State::Open && !self.has_output() {
-            moved = self.fill(tls, backend)?;
+            moved.given = self.fill(tls, backend, now)?;
         }
-        self.write(client)?;
+        moved.taken = self.write(client)?;
+        if moved.taken > 0 {
+            self.pace.last = Some(now);
+        }
         self.finish(client);
         Ok(moved)
     }
 
     /// Reads from the backend and protects what came.
-    fn fill(&mut self, tls: &mut Established, backend: &BackendStream) -> Result<usize, Ended> {
+    fn fill(&mut self, tls: &mut Established, backend: &BackendStream, now: Instant) -> Result<usize, Ended> {
         let mut lent = Lent::take();
         let Buffer { bytes, .. } = lent.buffer();
-        let read = read_into_slots(tls, bytes, backend).map_err(|_| Ended::Lost(Lost::BackendReset))?;
+        let most = self.pace.payload(now, tls.max_payload());
+        let read = read_into_slots(tls, bytes, most, backend).map_err(|_| Ended::Lost(Lost::BackendReset))?;
         match read {
             Some(0) => {
                 tls.close(&mut self.alerts);
@@ -74,7 +120,8 @@ impl ToClient {
                 Ok(0)
             }
             Some(payload) => {
-                self.records = 0..self.seal(tls, bytes, payload)?;
+                self.pace.sent = BEGINNING.min(self.pace.sent + payload);
+                self.records = 0..self.seal(tls, bytes, payload, most)?;
                 self.lent = Some(lent);
                 Ok(payload)
             }
@@ -82,13 +129,13 @@ impl ToClient {
         }
     }
 
-    /// Protects the `payload` bytes in the slots at the front of `bytes`. All slots but the last are full, so each
-    /// record ends where the next slot begins. Gives the length of all records together.
-    fn seal(&mut self, tls: &mut Established, bytes: &mut [u8], payload: usize) -> Result<usize, Ended> {
+    /// Protects the `payload` bytes in the slots at the front of `bytes`, which have room for `most` each. All but the last
+    /// are full, so each record ends where the next slot begins. Gives the length of all records together.
+    fn seal(&mut self, tls: &mut Established, bytes: &mut [u8], payload: usize, most: usize) -> Result<usize, Ended> {
         let overhead = tls.headroom() + tls.tailroom();
         let (mut sealed, mut left) = (0, payload);
         while left > 0 {
-            let length = left.min(tls.max_payload());
+            let length = left.min(most);
             let slot = bytes.get_mut(sealed..sealed + overhead + length).unwrap_or_default();
             if let Err(cause) = tls.seal_in_place(slot) {
                 tls.abort(cause.into(), &mut self.alerts);
@@ -100,9 +147,10 @@ impl ToClient {
         Ok(sealed)
     }
 
-    fn write(&mut self, client: &TcpStream) -> Result<(), Ended> {
+    /// Writes records and alerts; how many bytes the client's kernel took.
+    fn write(&mut self, client: &TcpStream) -> Result<usize, Ended> {
         if !self.has_output() {
-            return Ok(());
+            return Ok(0);
         }
         let (records, alerts) = self.output();
         let length = records.len() + alerts.len();
@@ -114,11 +162,13 @@ impl ToClient {
         self.alerts.drain(..written - of_records);
         if self.records.is_empty() {
             self.lent = None;
+        } else if let Some(lent) = &mut self.lent {
+            self.records = lent.settle(self.records.clone());
         }
         if self.alerts.is_empty() {
             self.alerts = Vec::new();
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Tells the client's kernel once all is written that no more follows.
@@ -167,9 +217,14 @@ pub(super) enum WaitsFor {
     Backend,
 }
 
-/// Reads into the payloads of as many slots as `bytes` has, up to [`SLOTS`].
-fn read_into_slots(tls: &Established, bytes: &mut [u8], backend: &BackendStream) -> io::Result<Option<usize>> {
-    let (headroom, most) = (tls.headroom(), tls.max_payload());
+/// Reads into the payloads, of `most` bytes each, of as many slots as `bytes` has, up to [`SLOTS`].
+fn read_into_slots(
+    tls: &Established,
+    bytes: &mut [u8],
+    most: usize,
+    backend: &BackendStream,
+) -> io::Result<Option<usize>> {
+    let headroom = tls.headroom();
     let mut slots = bytes.chunks_exact_mut(headroom + most + tls.tailroom());
     let mut payloads: [IoSliceMut<'_>; SLOTS] = std::array::from_fn(|_| {
         let payload = slots.next().and_then(|slot| slot.get_mut(headroom..headroom + most));
@@ -178,4 +233,22 @@ fn read_into_slots(tls: &Established, bytes: &mut [u8], backend: &BackendStream)
     let capacity = payloads.iter().map(|payload| payload.len()).sum();
     let used = payloads.partition_point(|payload| !payload.is_empty());
     socket::read(backend, payloads.get_mut(..used).unwrap_or_default(), capacity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_short_at_the_beginning_and_after_a_pause() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.payload(now, 16_384), SHORT_PAYLOAD);
+        assert_eq!(pace.payload(now, 512), 512, "the client's limit is kept to");
+        pace = Pace { last: Some(now), sent: BEGINNING - 1 };
+        assert_eq!(pace.payload(now, 16_384), SHORT_PAYLOAD);
+        pace.sent = BEGINNING;
+        assert_eq!(pace.payload(now + PAUSE - Duration::from_nanos(1), 16_384), 16_384);
+        assert_eq!(pace.payload(now + PAUSE, 16_384), SHORT_PAYLOAD);
+        assert_eq!(pace.sent, 0, "it has begun again");
+    }
 }

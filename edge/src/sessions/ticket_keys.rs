@@ -136,8 +136,9 @@ impl TicketKeys {
             let numbers: Vec<_> = generations.iter().map(|generation| generation.number).collect();
             tracing::info!(generations = ?numbers, "ticket keys");
         }
-        self.telemetry.ticket_generations(&generations);
-        self.generations.store(Arc::new(Generations(generations)));
+        let generations = Arc::new(Generations(generations));
+        self.generations.store(generations.clone());
+        self.telemetry.ticket_generations(&generations.0);
     }
 
     /// A key server knows this edge no more: what it told is not this edge's to use.

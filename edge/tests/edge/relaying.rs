@@ -1,9 +1,12 @@
 //! Bytes both ways, and the ways in which they end.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::stack::{Options, Stack};
 use super::traffic::{megabytes_both_ways, pattern, receive, receive_slowly, send};
@@ -33,6 +36,69 @@ async fn a_slow_reader_slows_the_sender_and_loses_nothing() {
     assert!(!sending.is_finished(), "16 MiB fit in no socket");
     assert!(receive_slowly(&mut client, down.len(), 700_000).await == down);
     sending.await.unwrap();
+}
+
+#[tokio::test]
+async fn records_are_short_where_a_client_waits_and_long_in_bulk() {
+    let stack = Stack::start(Options::default()).await;
+    let socket = Overheard { socket: TcpStream::connect(stack.edge).await.unwrap(), heard: Vec::new() };
+    let (client, backend) = tokio::join!(stack.try_connect_over(socket), stack.backend.accept());
+    let (mut client, (mut backend, _)) = (client.unwrap(), backend.unwrap());
+    for _ in 0..2 {
+        client.get_mut().0.heard.clear();
+        let bulk = pattern(4 << 20, 5);
+        let mut received = vec![0; bulk.len()];
+        let (sent, read) = tokio::join!(backend.write_all(&bulk), client.read_exact(&mut received));
+        assert!(sent.is_ok() && read.is_ok() && received == bulk);
+        let mut lengths = data_records(&client.get_ref().0.heard);
+        let long = lengths.split_off(30);
+        // Each with its nonce and tag, in one segment of an Ethernet.
+        assert!(lengths.iter().all(|length| *length <= 1370 + 24), "{lengths:?}");
+        assert!(long.iter().filter(|length| **length == 16_384 + 24).count() > 100, "{long:?}");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+}
+
+/// A socket, and all that was read from it.
+struct Overheard {
+    socket: TcpStream,
+    heard: Vec<u8>,
+}
+
+impl AsyncRead for Overheard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.socket).poll_read(cx, into);
+        self.heard.extend_from_slice(&into.filled()[before..]);
+        polled
+    }
+}
+
+impl AsyncWrite for Overheard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// The lengths of the records of application data among these.
+fn data_records(mut records: &[u8]) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while let [content_type, _, _, l0, l1, rest @ ..] = records {
+        let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+        if *content_type == 23 {
+            lengths.push(length);
+        }
+        records = &rest[length..];
+    }
+    lengths
 }
 
 #[tokio::test]
@@ -120,12 +186,12 @@ async fn an_answer_given_before_all_was_asked_arrives() {
 #[tokio::test]
 async fn silence_ends_a_connection() {
     let mut options = Options::default();
-    options.limits.idle_timeout = Duration::from_millis(300);
+    options.limits.idle_timeout = Duration::from_secs(3);
     let stack = Stack::start(options).await;
     let (mut client, mut backend) = stack.connect().await;
     // Longer than the timeout altogether, with no silence as long.
-    for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
         client.write_all(b"x").await.unwrap();
         backend.read_exact(&mut [0; 1]).await.unwrap();
     }

@@ -61,7 +61,7 @@ async fn a_ticket_resumes_without_any_key_server() {
 
 #[tokio::test]
 async fn without_ticket_keys_there_are_no_tickets() {
-    let stack = Stack::start(Options::default()).await;
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
     let client = stack.returning_client(None);
     for _ in 0..2 {
         assert_eq!(come(&stack, &client).await, HandshakeKind::Full);
@@ -77,7 +77,8 @@ async fn without_ticket_keys_there_are_no_tickets() {
 
 #[tokio::test]
 async fn rotations_lose_no_client_that_comes_now_and_then() {
-    let stack = stack_with_keys(5).await;
+    let stack = Stack::start(Options { connections: 1, ..Options::default() }).await;
+    tell(&stack, 5, HOUR).await;
     let client = stack.returning_client(None);
     assert_eq!(come(&stack, &client).await, HandshakeKind::Full);
     for current in 6..16 {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use keystead_edge::directory::ServerIndex;
+use tokio::time::sleep;
 use tonic::Code;
 
 use super::key_server::{Conduct, TestKeyServer};
@@ -13,6 +14,13 @@ use super::stack::{Options, SECOND_NAME, SERVER_NAME, Stack};
 
 /// The second name has a key of its own, by the name `slow`.
 const SLOW_HOST: &str = "[[virtual_host]]\nnames = [\"second.test\"]\nkeys = [\"slow\"]\nbackends = [\"BACKEND\"]\n";
+
+/// Between handshakes of which it is not known how many there will be: their connections stay, and one address may have
+/// 1024.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Requests that were asked of another too, for nothing.
+const OVERTAKEN: &str = "keystead_edge_key_server_hedges_total{outcome=\"lost\"}";
 
 fn options(key_servers: usize) -> Options {
     let mut options = Options { key_servers, key_server_timeout: Duration::from_secs(20), ..Options::default() };
@@ -37,12 +45,15 @@ async fn a_key_server_that_hangs_is_left_after_a_few_requests() {
     for _ in 0..60 {
         stack.try_connect().await.unwrap();
     }
-    // Three fail. From then on it is asked by a probe at a time, at least half a second apart, which others answer too.
+    // Three fail. From then on it is asked by a probe at a time, at least half a second apart, which others answer too. Who
+    // is asked because another was late, and is still overtaken by that, has not failed.
+    let metrics = stack.metrics();
+    let overtaken = metrics.lines().find_map(|line| line.strip_prefix(OVERTAKEN)?.trim().parse().ok()).unwrap_or(0);
     let probes = usize::try_from(began.elapsed().as_millis() / 500).unwrap();
     let asked_in_vain = asked(&stack.key_servers[0]) - before;
-    assert!(asked_in_vain <= 3 + 1 + probes, "{asked_in_vain} in {:?}", began.elapsed());
-    assert!(asked_in_vain == 0 || stack.metrics().contains("key_server_hedges_total{outcome=\"won\"}"));
-    if asked_in_vain >= 3 {
+    assert!(asked_in_vain <= 3 + 1 + probes + overtaken, "{asked_in_vain} in {:?}: {metrics}", began.elapsed());
+    assert!(asked_in_vain <= overtaken || metrics.contains("key_server_hedges_total{outcome=\"won\"}"));
+    if asked_in_vain >= 3 + overtaken {
         assert!(stack.telemetry.tries.ejections.get() > 0 && stack.telemetry.tries.ejected.get() > 0);
     }
     assert_eq!(stack.telemetry.tries.retries_denied.get(), 0);
@@ -52,6 +63,7 @@ async fn a_key_server_that_hangs_is_left_after_a_few_requests() {
     while stack.telemetry.tries.ejected.get() > 0 || stack.telemetry.tries.breakers_open.get() > 0 {
         assert!(Instant::now() < until, "{}", stack.metrics());
         stack.try_connect().await.unwrap();
+        sleep(PACE).await;
     }
 }
 
@@ -125,6 +137,7 @@ async fn a_key_that_fails_at_one_key_server_is_asked_for_elsewhere_and_other_key
     stack.key_servers[0].conduct(Conduct::RefuseSlow(Code::ResourceExhausted));
     while stack.telemetry.tries.breaker_trips.get() == 0 {
         stack.try_connect_to(SECOND_NAME).await.unwrap();
+        sleep(PACE).await;
     }
     let (began, before) = (Instant::now(), stack.key_servers[0].asked_for_slow.load(Ordering::SeqCst));
     for _ in 0..20 {
@@ -132,10 +145,12 @@ async fn a_key_that_fails_at_one_key_server_is_asked_for_elsewhere_and_other_key
     }
     let probes = usize::try_from(began.elapsed().as_millis() / 500).unwrap();
     assert!(stack.key_servers[0].asked_for_slow.load(Ordering::SeqCst) - before <= probes + 1);
-    let (before, until) = (asked(&stack.key_servers[0]), Instant::now() + Duration::from_secs(20));
+    // If it was slow at first, because this machine is, it is asked again some time later.
+    let (before, until) = (asked(&stack.key_servers[0]), Instant::now() + Duration::from_secs(60));
     while asked(&stack.key_servers[0]) - before < 6 {
         assert!(Instant::now() < until, "its other key does not go on");
         stack.try_connect_to(SERVER_NAME).await.unwrap();
+        sleep(PACE).await;
     }
     assert!(stack.metrics().contains("key_server_try_failures_total{server=\"127.0.0.1:"));
 }
@@ -158,7 +173,7 @@ async fn a_request_that_is_refused_for_what_it_is_is_asked_once() {
 #[tokio::test]
 async fn key_servers_are_not_blamed_for_clients_that_leave_them_no_time() {
     let mut options = Options { key_server_lines: "hedge = false", ..options(2) };
-    options.limits.handshake_timeout = Duration::from_millis(300);
+    options.limits.handshake_timeout = Duration::from_secs(2);
     let stack = Stack::start(options).await;
     stack.key_servers.iter().for_each(|key_server| key_server.conduct(Conduct::Ignore));
     for client in join_all((0..12).map(|_| stack.try_connect())).await {
@@ -174,6 +189,7 @@ async fn wrong_signatures_of_one_key_server_eject_it_and_fail_no_handshake() {
     stack.key_servers[0].conduct(Conduct::SignWrongly(usize::MAX));
     while stack.telemetry.tries.ejections.get() == 0 {
         stack.try_connect().await.unwrap();
+        sleep(PACE).await;
     }
     assert!(asked(&stack.key_servers[0]) >= 3);
     stack.try_connect().await.unwrap();
@@ -197,10 +213,11 @@ async fn a_key_server_that_says_it_does_not_serve_is_asked_no_more_until_it_says
     assert_eq!(stack.telemetry.key_server_connections.get(), 4, "its connections stand");
     let before = asked(&stack.key_servers[0]);
     stack.key_servers[0].tell_health(true).await;
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while asked(&stack.key_servers[0]) == before {
         assert!(Instant::now() < until);
         stack.try_connect().await.unwrap();
+        sleep(PACE).await;
     }
 }
 
@@ -213,13 +230,14 @@ async fn connections_follow_the_name_to_its_other_addresses() {
     let client = &stack.connections.handshakes.key_client;
     let lead_to = |addresses: &[_]| client.lead_to(ServerIndex(0), addresses.to_vec());
     lead_to(&[new.address]);
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     let mut in_a_row = 0;
     while in_a_row < 16 {
         assert!(Instant::now() < until, "{}", stack.metrics());
         let before = asked(old);
         stack.try_connect().await.unwrap();
         in_a_row = if asked(old) == before { in_a_row + 1 } else { 0 };
+        sleep(PACE).await;
     }
     stack.until("the old connections are left", || stack.telemetry.key_server_connections.get() == 2).await;
     // Both addresses have one of the two connections.
@@ -228,6 +246,7 @@ async fn connections_follow_the_name_to_its_other_addresses() {
     while asked(old) == before_old || asked(new) == before_new {
         assert!(Instant::now() < until, "{}", stack.metrics());
         stack.try_connect().await.unwrap();
+        sleep(PACE).await;
     }
     stack.until("there are as many as before", || stack.telemetry.key_server_connections.get() == 2).await;
     assert!(!stack.metrics().contains("key_server_failures_total{"));

@@ -178,7 +178,7 @@ impl Stack {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = Listener::bind(&config.listeners[0]).unwrap();
         let edge = listener.address();
-        tokio::spawn(listener.accept(connections.clone(), places, tracker.clone(), stop.clone()));
+        tokio::spawn(listener.accept(connections.clone(), places, tracker.clone(), stop.clone()).unwrap());
         let stack = Self {
             edge,
             connections,

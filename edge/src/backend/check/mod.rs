@@ -142,6 +142,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use crate::backend::target::Target;
+    use crate::backend::tests::refusing;
     use std::time::Instant;
     use tokio::net::TcpListener;
 
@@ -171,12 +172,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_follows_its_endpoint_down_and_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let (socket, address) = refusing();
         let endpoint = Arc::new(Endpoint::new(Target::Tcp(address)));
         let check = Check::start(endpoint.clone(), settings(2, 2));
         assert!(check.is_up());
-        drop(listener);
         while check.is_up() {
             sleep(Duration::from_millis(1)).await;
         }
@@ -187,7 +186,7 @@ mod tests {
             endpoint.connect(b"", Duration::from_secs(20)).await.unwrap_err();
         }
         assert!(endpoint.is_ejected(Instant::now()));
-        let _listener = TcpListener::bind(address).await.unwrap();
+        let _listener = socket.listen(16).unwrap();
         while !check.is_up() || endpoint.is_distrusted() {
             sleep(Duration::from_millis(1)).await;
         }

@@ -109,9 +109,9 @@ mod tests {
             stream.read_exact(&mut question).await.unwrap();
             assert_eq!(&question, b"GET /");
             let (first, second) = answer.split_at(answer.len() / 2);
-            stream.write_all(first).await.unwrap();
+            // A check leaves when its time is over, or as soon as it knows enough.
+            let _ = stream.write_all(first).await;
             tokio::task::yield_now().await;
-            // A check leaves as soon as it knows enough.
             let _ = stream.write_all(second).await;
             if silence {
                 // Until the check has given up.

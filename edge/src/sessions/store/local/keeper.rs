@@ -16,6 +16,9 @@ use crate::database::{self, Database, OpenError};
 
 /// Writes and lookups that are done in one go.
 const BATCH: usize = 256;
+/// While writes come, for how long they are let come together: to wake this thread costs whoever serves clients more than
+/// the write itself. Lookups are answered meanwhile, and memory has what waits.
+const GATHER: Duration = Duration::from_millis(20);
 /// How often the clock is looked at while there is nothing else to do.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the files are measured.
@@ -92,6 +95,8 @@ pub(super) struct Keeper {
     telemetry: StoreTelemetry,
     /// `None` while there is no database.
     working: Option<Working>,
+    /// Whether writes came last time, and all that there were have been taken.
+    gathering: bool,
     retry: Retry,
 }
 
@@ -167,7 +172,7 @@ impl Keeper {
         telemetry: StoreTelemetry,
     ) -> Self {
         let retry = Retry { at: Instant::now(), pause: SHORTEST_PAUSE, stuck: 0, broken: None };
-        Self { place, config, questions, notices, telemetry, working: None, retry }
+        Self { place, config, questions, notices, telemetry, working: None, gathering: false, retry }
     }
 
     /// Opens the database and serves until nobody is left who could ask.
@@ -195,14 +200,21 @@ impl Keeper {
     }
 
     /// Waits for something to do, and takes some of it. `None` when there cannot be any more.
-    fn wait(&self) -> Option<Turn> {
+    fn wait(&mut self) -> Option<Turn> {
         let Questions { lookups, writes } = &self.questions;
         let is_counting = self.working.as_ref().is_some_and(|working| working.disk.is_counting());
         let mut select = Select::new();
         select.recv(lookups);
-        select.recv(writes);
+        let patience = match (is_counting, self.gathering) {
+            (true, _) => Duration::ZERO,
+            (false, true) => GATHER,
+            (false, false) => {
+                select.recv(writes);
+                TICK
+            }
+        };
         // Which of them is ready does not matter: both are looked at.
-        let _ = select.ready_timeout(if is_counting { Duration::ZERO } else { TICK });
+        let _ = select.ready_timeout(patience);
         let mut turn = Turn { lookups: lookups.try_iter().take(BATCH).collect(), writes: Vec::new() };
         while turn.writes.len() < BATCH {
             match writes.try_recv() {
@@ -212,6 +224,7 @@ impl Keeper {
                 Err(TryRecvError::Disconnected) => break,
             }
         }
+        self.gathering = (1..BATCH).contains(&turn.writes.len());
         let bytes = turn.writes.iter().map(Write::bytes).sum();
         self.notices.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Some(turn)

@@ -1,12 +1,20 @@
 //! Real servers on loopback, which end with their test.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 const REDIS: &str = "redis-server";
+
+/// What a server says, in its own directory.
+const LOG: &str = "log";
+/// What it says once it listens; the second is a sentinel's.
+const READY: [&str; 2] = ["eady to accept connections", "Sentinel ID is"];
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether there is no server to start. Then the test is skipped if `KEYSTEAD_SKIP_MISSING_CLIENTS` is set to 1.
 pub(super) fn is_missing() -> bool {
@@ -40,24 +48,15 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap(), arguments)
     }
 
-    fn start_in(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
-        let port = free_port();
-        let mut all: Vec<String> = Vec::new();
-        if !arguments.contains(&"--sentinel") {
-            all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
+    fn start_in(directory: tempfile::TempDir, wanted: &[&str]) -> Self {
+        let (port, arguments, child) = begin(wanted, directory.path());
+        let mut server = Self { child, port, arguments, directory };
+        let begun = Instant::now();
+        // It ends where somebody else has taken its port meanwhile.
+        while !server.is_up() {
+            assert!(begun.elapsed() < PATIENCE, "{:?} ends: {}", server.arguments, server.said());
+            (server.port, server.arguments, server.child) = begin(wanted, server.directory.path());
         }
-        if !arguments.contains(&"--port") {
-            all.extend(["--port".to_owned(), port.to_string()]);
-        }
-        let rest = arguments
-            .iter()
-            .map(|argument| if *argument == "PORT" { port.to_string() } else { (*argument).to_owned() });
-        // A configuration file, where there is one, comes first.
-        let (files, options): (Vec<_>, Vec<_>) = rest.partition(|argument| argument.ends_with(".conf"));
-        let arguments = [files, all, options].concat();
-        let child = spawn(&arguments, directory.path());
-        let server = Self { child, port, arguments, directory };
-        server.wait();
         server
     }
 
@@ -108,15 +107,27 @@ impl Server {
     /// On the same port, after it was killed.
     pub(super) fn restart(&mut self) {
         self.child = spawn(&self.arguments, self.directory.path());
-        self.wait();
+        assert!(self.is_up(), "{}", self.said());
     }
 
-    fn wait(&self) {
+    /// Waits until it listens, or has ended.
+    fn is_up(&mut self) -> bool {
         let begun = Instant::now();
-        while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{:?} does not listen", self.arguments);
+        loop {
+            let said = self.said();
+            if READY.iter().any(|ready| said.contains(ready)) {
+                return true;
+            }
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{:?} does not listen: {said}", self.arguments);
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join(LOG)).unwrap()
     }
 }
 
@@ -128,10 +139,30 @@ impl Drop for Server {
     }
 }
 
-fn spawn(arguments: &[String], directory: &std::path::Path) -> Child {
+/// On a free port.
+fn begin(wanted: &[&str], directory: &Path) -> (u16, Vec<String>, Child) {
+    let port = free_port();
+    let mut all: Vec<String> = Vec::new();
+    if !wanted.contains(&"--sentinel") {
+        all.extend(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
+    }
+    if !wanted.contains(&"--port") {
+        all.extend(["--port".to_owned(), port.to_string()]);
+    }
+    let rest =
+        wanted.iter().map(|argument| if *argument == "PORT" { port.to_string() } else { (*argument).to_owned() });
+    // A configuration file, where there is one, comes first.
+    let (files, options): (Vec<_>, Vec<_>) = rest.partition(|argument| argument.ends_with(".conf"));
+    let arguments = [files, all, options].concat();
+    let child = spawn(&arguments, directory);
+    (port, arguments, child)
+}
+
+fn spawn(arguments: &[String], directory: &Path) -> Child {
     let mut command = Command::new(REDIS);
     command.args(arguments).args(["--bind", "127.0.0.1", "--dir"]).arg(directory);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    let log = File::create(directory.join(LOG)).unwrap();
+    command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn cli(arguments: &[&str]) -> String {
