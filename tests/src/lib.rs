@@ -12,6 +12,7 @@ pub mod hostile_key_server;
 pub mod key_transport;
 pub mod many_names;
 pub mod memory;
+pub mod over;
 pub mod python_client;
 pub mod resumption;
 pub mod returning;

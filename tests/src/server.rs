@@ -266,6 +266,14 @@ impl Server {
         self.output = out;
     }
 
+    /// The established connection alone.
+    pub fn into_connection(self) -> Box<Established> {
+        match self.phase {
+            Some(Phase::Connection(connection, _) | Phase::HalfClosed(connection)) => connection,
+            Some(Phase::Handshake(_) | Phase::Failed(_)) | None => panic!("not established"),
+        }
+    }
+
     /// The established connection.
     pub fn connection(&mut self) -> &mut Established {
         match &mut self.phase {

@@ -15,6 +15,15 @@ use keystead_tls::{Session, SessionId};
 #[derive(Clone, Default)]
 pub struct Sessions(Rc<RefCell<Shelf>>);
 
+/// Tickets that hold their sessions, as those of an edge do.
+pub trait Sealing {
+    /// A ticket that holds this session.
+    fn seal(&self, session: &Session) -> Vec<u8>;
+
+    /// The session in a ticket.
+    fn open(&self, ticket: &[u8]) -> Option<Session>;
+}
+
 /// What the servers do, and what they have.
 #[derive(Default)]
 pub struct Shelf {
@@ -28,6 +37,8 @@ pub struct Shelf {
     pub forgets: bool,
     /// Bytes that each ticket has beyond the 32 of its name.
     pub padding: usize,
+    /// How sessions are put into tickets. Without it a ticket is a name of a session that is kept here.
+    pub sealing: Option<Box<dyn Sealing>>,
     /// Why sessions that were found were not gone on from.
     pub differences: Vec<Difference>,
     kept: HashMap<Vec<u8>, Vec<u8>>,
@@ -81,9 +92,12 @@ impl Sessions {
     }
 
     pub(crate) fn find(&self, handshake: &Handshake<FindSession>) -> Option<Session> {
+        let shelf = self.0.borrow();
+        if let Some((sealing, ticket)) = shelf.sealing.as_ref().zip(handshake.ticket()) {
+            return sealing.open(ticket);
+        }
         let id = handshake.session_id();
         let name = handshake.ticket().or(id.as_ref().map(|SessionId(id)| id.as_slice()))?;
-        let shelf = self.0.borrow();
         shelf.kept.get(name).map(|bytes| Session::read(bytes).expect("a session"))
     }
 
@@ -118,8 +132,12 @@ impl Shelf {
     }
 
     fn ticket(&mut self, session: &Session) -> NewSessionTicket {
+        let lifetime_hint = 3600;
+        if let Some(sealing) = &self.sealing {
+            return NewSessionTicket { lifetime_hint, ticket: sealing.seal(session) };
+        }
         let ticket = [&self.name()[..], &vec![0x5a; self.padding]].concat();
         self.kept.insert(ticket.clone(), session.to_bytes().to_vec());
-        NewSessionTicket { lifetime_hint: 3600, ticket }
+        NewSessionTicket { lifetime_hint, ticket }
     }
 }

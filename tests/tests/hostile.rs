@@ -504,7 +504,7 @@ fn a_flood_of_half_open_connections_ends_at_the_deadline() {
 #[test]
 fn a_flood_of_garbage_is_outlived() {
     let mut stack = Stack::start();
-    let descriptors = stack.edge().process.descriptors();
+    let descriptors = stack.edge().settled_descriptors();
     let threads: Vec<_> = (0..4)
         .map(|thread| {
             let address = stack.edge().address;

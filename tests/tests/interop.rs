@@ -287,10 +287,13 @@ fn openssl_sends_fragments_and_coalesced_records() {
         [["-max_send_frag", "512", "-split_send_frag", "512"], ["-max_send_frag", "16384", "-split_send_frag", "600"]]
     {
         let mut client = s_client(&stack, "localhost");
-        // The echo does not end; the client does when the echo's last line has come.
+        // The echo does not end; the client does with its input.
         client.args(["-tls1_2", "-quiet", "-no_ign_eof"]).args(fragments);
         let mut shell = Command::new("bash");
-        shell.args(["-c", "(cat; sleep 1) < input | timeout 20 \"$@\"", "bash"]).current_dir(stack.directory());
+        // The input does not end before the echo's last line has come.
+        let script = "rm -f output; await() { for _ in {1..200}; do grep -qs END output && return; sleep 0.1; done; }
+            (cat; await) < input | timeout 20 \"$@\" | tee output";
+        shell.args(["-c", script, "bash"]).current_dir(stack.directory());
         fs::write(path(&stack, "input"), &input).unwrap();
         shell.arg(client.get_program()).args(client.get_args());
         let output = run(&mut shell, b"");

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use keystead_tests::client_authority::ClientAuthority;
+use keystead_tests::over::TellsOver;
 use keystead_tests::rustls_client::{Connection, config, config_with_certificate, connect, connect_to, fetch};
 use keystead_tests::stack::pki::{Renewed, renew};
 use keystead_tests::stack::{CLIENT_AUTHORITIES, Edge, Host, KeyType, Stack, wait_until};
@@ -45,10 +46,11 @@ fn while_clients_come<T>(edge: &Edge, meanwhile: impl FnOnce() -> T) -> T {
             let failed = || clients.iter().any(thread::ScopedJoinHandle::is_finished);
             wait_until("clients come", || failed() || made.load(Ordering::Relaxed) >= before + count);
         };
+        let is_over = TellsOver(&over);
         more(20);
         let done = meanwhile();
         more(20);
-        over.store(true, Ordering::Relaxed);
+        drop(is_over);
         clients.into_iter().for_each(|client| client.join().unwrap().unwrap());
         done
     })
@@ -106,11 +108,11 @@ fn a_key_is_replaced_with_its_certificate_while_clients_come() {
 #[test]
 fn the_channels_certificates_are_renewed_while_clients_come() {
     let mut stack = Stack::start();
-    let standing = || stack.edge().metric("keystead_edge_key_server_connections", &[]);
+    let standing = || stack.edge().key_server_connections();
+    let told = || stack.edge().process.log().matches("connected to the key server").count();
     // Readiness takes one alone.
-    wait_until("both connections stand", || standing() == 2);
-    let connected = "connected to the key server";
-    let before = stack.edge().process.log().matches(connected).count();
+    wait_until("both connections stand", || standing() == 2 && told() >= 2);
+    let before = told();
     let (edge, key_server) = (stack.directory().join("edge-one/channel"), stack.directory().join("keyserver/channel"));
     while_clients_come(stack.edge(), || {
         renew(&key_server, Renewed::KeyServer);
@@ -118,9 +120,7 @@ fn the_channels_certificates_are_renewed_while_clients_come() {
         wait_until("the key server has taken it", applied);
         renew(&edge, Renewed::Edge("one"));
         // Two connections, one after the other, each made with both sides' certificates of now.
-        wait_until("the edge's connections have moved over", || {
-            stack.edge().process.log().matches(connected).count() == before + 2 && standing() == 2
-        });
+        wait_until("the edge's connections have moved over", || told() == before + 2 && standing() == 2);
     });
     assert_eq!(stack.edge().metric("keystead_edge_handshake_failures_total", &[]), 0);
     assert_eq!(stack.edge().metric("keystead_edge_key_server_failures_total", &[]), 0);

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use keystead_tests::over::TellsOver;
 use keystead_tests::rustls_client::{config, connect, connect_to, is_served};
 use keystead_tests::stack::{Process, Signal, Stack, connect as connect_tcp, programs, wait_until};
 use keystead_tests::tool;
@@ -55,15 +56,6 @@ fn answer(address: SocketAddr) -> Result<(), String> {
     if bytes.first() == Some(&21) { Ok(()) } else { Err(format!("answered with {bytes:?}")) }
 }
 
-/// Ends the load also when a test fails, whose threads would be waited for otherwise.
-struct EndOf<'l>(&'l Load);
-
-impl Drop for EndOf<'_> {
-    fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Has clients come to `address` while `work` is done; all of them must be answered.
 fn under_load(address: SocketAddr, work: impl FnOnce(&Load)) {
     let load = Load::default();
@@ -71,7 +63,7 @@ fn under_load(address: SocketAddr, work: impl FnOnce(&Load)) {
         for _ in 0..4 {
             scope.spawn(|| load.come_to(address));
         }
-        let _end = EndOf(&load);
+        let _over = TellsOver(&load.stop);
         work(&load);
     });
     let lost = load.lost.into_inner().unwrap();

@@ -58,6 +58,7 @@ fn returning(stack: &Stack) -> Vec<Box<dyn Returning>> {
 fn clients_come_back_to_the_edge_that_knows_them_and_are_strangers_at_the_other() {
     let stack = fleet().start();
     let [one, two] = edges(&stack);
+    two.wait_for_local_sessions();
     for client in &mut clients(&stack) {
         assert_eq!(client.resumes_by(one), None);
         assert_eq!(client.resumes_by(one), Some("id"));
@@ -117,6 +118,7 @@ fn an_edge_that_was_stopped_in_order_still_knows_its_clients() {
     assert!(stack.edge_mut().process.wait().success());
     stack.edge_mut().process.restart();
     stack.edge().wait_for_ticket_keys();
+    stack.edge().wait_for_local_sessions();
     for client in &mut clients {
         assert_eq!(client.resumes_by(stack.edge()), Some("id"));
     }
@@ -147,7 +149,7 @@ fn clients_of_an_edge_that_was_killed_come_back_to_the_other() {
     for client in &mut clients {
         assert_eq!(client.resumes_by(&stack.edges()[1]), Some("shared"));
     }
-    stack.edge_mut().process.restart();
+    stack.restart_with_session_store(0);
     stack.edge().wait_for_ticket_keys();
     for client in &mut clients {
         assert!(client.resumes_by(stack.edge()).is_some());
@@ -173,9 +175,8 @@ fn sessions_outlive_a_restart_of_the_key_server() {
     let mut stack = fleet.start();
     let mut clients = returning(&stack);
     stack.key_server().restart();
-    stack.edges_mut()[1].process.restart();
+    stack.restart_with_session_store(1);
     stack.edges()[1].wait_for_ticket_keys();
-    stack.wait_for_session_store();
     for client in &mut clients {
         assert_eq!(client.resumes_by(&stack.edges()[0]), Some("id"));
         assert_eq!(client.resumes_by(&stack.edges()[1]), Some("shared"));
@@ -271,8 +272,10 @@ fn a_session_ended_by_a_fatal_alert_is_not_gone_on_from_anywhere() {
 fn a_session_ends_with_its_generation() {
     let stack = fleet().tickets("4s").start();
     let mut client = Scripted::without_tickets("localhost");
-    client.visit(stack.edge());
-    let first = stack.edge().generation();
+    let first = stack.edge().within_a_generation(|| {
+        client = Scripted::without_tickets("localhost");
+        client.visit(stack.edge());
+    });
     wait_until("the next generation", || stack.edge().generation() > first);
     assert_eq!(client.clone().resumes_by(stack.edge()), Some("id"));
     wait_until("the generation after it", || stack.edge().generation() > first + 1);

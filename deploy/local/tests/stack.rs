@@ -24,13 +24,16 @@ struct Stack {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// A free port, and the one behind it, which a second edge takes.
-fn free_port() -> [TcpListener; 2] {
+/// A free port, and the two behind it, of which a second edge takes one.
+fn free_port() -> [TcpListener; 3] {
     loop {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let next = first.local_addr().unwrap().port().checked_add(1);
-        if let Some(second) = next.and_then(|port| TcpListener::bind(("127.0.0.1", port)).ok()) {
-            return [first, second];
+        let next = |distance| {
+            let port = first.local_addr().unwrap().port().checked_add(distance)?;
+            TcpListener::bind(("127.0.0.1", port)).ok()
+        };
+        if let (Some(second), Some(third)) = (next(1), next(2)) {
+            return [first, second, third];
         }
     }
 }
@@ -46,7 +49,7 @@ impl Stack {
         let directory = tempfile::tempdir().unwrap();
         // Held together, so that no two are the same.
         let held: Vec<_> = (0..6).map(|_| free_port()).collect();
-        let ports: Vec<_> = held.iter().map(|[first, _]| first.local_addr().unwrap().port().to_string()).collect();
+        let ports: Vec<_> = held.iter().map(|[first, ..]| first.local_addr().unwrap().port().to_string()).collect();
         drop(held);
         let names = ["TLS", "EDGE_METRICS", "KEY_SERVER", "KEY_SERVER_METRICS", "BACKEND", "SHARED_STORE"];
         let mut command = command();
@@ -204,6 +207,15 @@ fn certificates_survive_a_restart() {
     }
 }
 
+/// Sessions that begin before edges have ticket keys and reach their store, which is a moment after they serve, do not
+/// resume, nor do those that the store has not got yet.
+fn begin_and_resume(begin: &str, resume: &str) {
+    wait_until(resume, || {
+        assert!(shell(begin).starts_with("New, TLSv1.2"), "{begin}");
+        shell(resume).starts_with("Reused, TLSv1.2")
+    });
+}
+
 #[test]
 fn each_of_two_edges_serves() {
     let mut stack = Stack::start(&["--edges", "2"]);
@@ -221,9 +233,7 @@ fn the_printed_lines_resume_at_the_other_edge_by_ticket_and_by_id() {
     let store = stack.line("store ");
     assert!(store.contains("-server), where edges share sessions by id"), "{store}");
     for _ in ["by ticket", "by id"] {
-        let (begin, resume) = (stack.line("openssl "), stack.line("openssl "));
-        assert!(shell(&begin).starts_with("New, TLSv1.2"), "{begin}");
-        assert!(shell(&resume).starts_with("Reused, TLSv1.2"), "{resume}");
+        begin_and_resume(&stack.line("openssl "), &stack.line("openssl "));
     }
     stack.signal(Signal::TERM);
     assert_eq!(stack.end(), (Some(0), String::new()));
@@ -236,8 +246,8 @@ fn sessions_resume_at_an_edge_that_was_killed_and_without_a_key_server() {
     let process = |of: &str| processes.iter().find(|(name, _)| name == of).unwrap().1;
     let curl = format!("{} --silent", stack.curl_line());
     let lines: Vec<_> = (0..2).map(|_| (stack.line("openssl "), stack.line("openssl "))).collect();
-    for (begin, _) in &lines {
-        assert!(shell(begin).starts_with("New, "), "{begin}");
+    for (begin, resume) in &lines {
+        begin_and_resume(begin, resume);
     }
     kill_process(process("edge-two"), Signal::KILL).unwrap();
     stack.until_told("edge-two was killed");
@@ -282,7 +292,7 @@ fn edges_without_a_store_serve_and_say_what_is_missing() {
 }
 
 #[test]
-fn a_program_that_is_killed_runs_again_within_a_second() {
+fn a_program_that_is_killed_runs_again_at_once() {
     let mut stack = Stack::start(&[]);
     let processes = stack.processes();
     assert_eq!(processes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["keyserver", "edge-one"]);
@@ -292,7 +302,7 @@ fn a_program_that_is_killed_runs_again_within_a_second() {
         let killed = Instant::now();
         let told =
             stack.until_told(&format!("{name} was killed (signal: 9 (SIGKILL)) and is started again as process "));
-        assert!(killed.elapsed() < Duration::from_secs(1), "{told}");
+        assert!(killed.elapsed() < PATIENCE / 4, "{told}");
         assert_eq!(stack.children().len(), 2);
         wait_until("the page", || {
             Command::new("sh").args(["-c", &format!("{line} --silent")]).output().unwrap().status.success()

@@ -5,16 +5,17 @@
 
 use std::fs;
 use std::io::{Write, stdout};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use keystead_tests::faults::campaign::{Options, Part};
+use keystead_tests::faults::compose;
+use keystead_tests::faults::delay::HoldBack;
+use keystead_tests::faults::network::{self, own_namespaces};
 use keystead_tests::faults::report::Report;
-use keystead_tests::faults::{compose, delay};
-use keystead_tests::stack::programs;
 
 /// Injects faults into a fleet under load: exit code 1 where something that must hold does not
 #[derive(Parser)]
@@ -62,12 +63,7 @@ enum Step {
     },
     /// Holds the packets of a netfilter queue back
     #[command(hide = true)]
-    HoldBack {
-        #[arg(long)]
-        queue: u16,
-        #[arg(long, value_parser = humantime::parse_duration)]
-        time: Duration,
-    },
+    HoldBack(HoldBack),
 }
 
 impl CampaignArguments {
@@ -84,7 +80,7 @@ fn main() -> ExitCode {
         Some(Step::Part { part, campaign }) => {
             part.run(&campaign.options()).and_then(|report| write(&campaign, &report))
         }
-        Some(Step::HoldBack { queue, time }) => delay::hold_back(queue, time).map(|()| true),
+        Some(Step::HoldBack(hold_back)) => hold_back.run().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -102,17 +98,13 @@ fn run(campaign: &CampaignArguments) -> Result<bool> {
     let options = campaign.options();
     let mut report = Report::default();
     let parts = Part::ALL.into_iter().filter(|part| part.is_wanted(&options));
-    match unshare(Path::new("true")).and_then(|mut command| Ok(command.stdin(Stdio::null()).output()?)) {
-        Ok(output) if output.status.success() => {
+    match network::no_namespaces() {
+        None => {
             for part in parts {
                 report.extend(run_part(part, campaign)?);
             }
         }
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            report.skipped.push(format!("namespaces: none can be made here ({said})"));
-        }
-        Err(cause) => report.skipped.push(format!("namespaces: {cause}")),
+        Some(why) => report.skipped.push(format!("namespaces: {why}")),
     }
     report.extend(compose::part(&options)?);
     write!(stdout(), "{}", report.text())?;
@@ -124,7 +116,7 @@ fn run(campaign: &CampaignArguments) -> Result<bool> {
 fn run_part(part: Part, campaign: &CampaignArguments) -> Result<Report> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("report.json");
-    let mut command = unshare(&std::env::current_exe()?)?;
+    let mut command = own_namespaces(&std::env::current_exe()?)?;
     let options = campaign.options();
     command.args(["part", part.name(), "--rate", &options.rate.to_string(), "--json"]).arg(&file);
     command.args(["--soak", &humantime::format_duration(options.soak).to_string()]);
@@ -133,17 +125,6 @@ fn run_part(part: Part, campaign: &CampaignArguments) -> Result<Report> {
     command.stdin(Stdio::null()).status().context("unshare")?;
     let table = fs::read(&file).with_context(|| format!("the part {} has no table", part.name()))?;
     Ok(serde_json::from_slice(&table)?)
-}
-
-/// A command that runs `program` as the first process of its own namespaces.
-fn unshare(program: &Path) -> Result<Command> {
-    let unshare = ["/usr/bin/unshare", "/bin/unshare"].into_iter().map(Path::new).find(|path| path.is_file());
-    let mut command = programs::of_this_thread(unshare.context("unshare is not installed (package util-linux)")?);
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program);
-    Ok(command)
 }
 
 fn write(campaign: &CampaignArguments, report: &Report) -> Result<bool> {

@@ -7,7 +7,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Serves on `address` until the runtime ends; returns where.
-pub(super) async fn echo(address: SocketAddr) -> io::Result<SocketAddr> {
+///
+/// # Errors
+/// When the address is not to be had.
+pub async fn echo(address: SocketAddr) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     tokio::spawn(async move {

@@ -12,7 +12,7 @@
 //! on what must hold. `world` is the fleet in network namespaces, `compose` the one in containers.
 
 pub mod audited;
-mod backend;
+pub mod backend;
 pub mod campaign;
 mod catalogue;
 mod client;
@@ -23,7 +23,7 @@ pub mod delay;
 mod fault;
 mod ledger;
 mod load;
-mod network;
+pub mod network;
 pub mod report;
 pub mod row;
 pub mod soak;

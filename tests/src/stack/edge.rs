@@ -59,9 +59,36 @@ impl Edge {
         wait_until("the edge has ticket keys", || self.generation() != 0);
     }
 
+    /// Does `visit` anew until the ticket keys have not changed meanwhile. The number of their generation.
+    pub fn within_a_generation(&self, mut visit: impl FnMut()) -> i64 {
+        loop {
+            let before = self.generation();
+            visit();
+            if before != 0 && self.generation() == before {
+                return before;
+            }
+        }
+    }
+
+    /// Waits until the database of its own sessions is open, of which readiness says nothing either.
+    pub fn wait_for_local_sessions(&self) {
+        wait_until("the edge's sessions are open", || self.metric("keystead_edge_session_store_disk_bytes", &[]) > 0);
+    }
+
     /// Connections of clients that stand.
     pub fn connections(&self) -> i64 {
         self.metric("keystead_edge_connections", &[])
+    }
+
+    /// Connections to key servers that stand.
+    pub fn key_server_connections(&self) -> i64 {
+        self.metric("keystead_edge_key_server_connections", &[])
+    }
+
+    /// Open descriptors when both connections to the key server stand.
+    pub fn settled_descriptors(&self) -> usize {
+        wait_until("both connections to the key server stand", || self.key_server_connections() == 2);
+        self.process.descriptors()
     }
 
     /// A TCP connection to the edge, as [`connect`] makes them.

@@ -32,8 +32,7 @@ use tempfile::TempDir;
 
 pub use config::{CLIENT_AUTHORITIES, Host, KeyType};
 pub use edge::{Edge, connect};
-pub(crate) use process::get;
-pub use process::{Process, Signal};
+pub use process::{Process, Signal, get};
 
 /// Longer than anything takes that is not broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -165,7 +165,10 @@ fn spawn(command: &mut Command, log: &Path) -> Child {
 }
 
 /// Status and body of an HTTP endpoint's answer.
-pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+///
+/// # Errors
+/// When there is none.
+pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;

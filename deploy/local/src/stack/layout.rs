@@ -156,7 +156,8 @@ danger_rsa_key_transport = true
         let Edge { name, tls, metrics, .. } = edge;
         let (key_server, backend) = (self.key_server.grpc, self.backend);
         let shared = self.store.address().map_or_else(String::new, |address| {
-            format!("\n[sessions.shared]\nkind = \"single\"\naddresses = [\"{address}\"]\n")
+            // More than by default: a machine that compiles meanwhile is slow.
+            format!("\n[sessions.shared]\nkind = \"single\"\naddresses = [\"{address}\"]\ntimeout = \"1s\"\n")
         });
         format!(
             r#"# Written by keystead-local at each start.
