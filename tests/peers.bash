@@ -4,7 +4,7 @@
 # What was left out, and why: one line each.
 skipped=()
 
-# peer COMMAND PACKAGE: what provides a command on Debian and Ubuntu.
+# "COMMAND PACKAGE", or "/FILE PACKAGE" for what is no command: what provides it on Debian and Ubuntu.
 peers=(
     "cc gcc"
     "c++ g++"
@@ -23,9 +23,10 @@ peers=(
 )
 
 missing_peers() {
-    local peer
+    local peer what
     for peer in "${peers[@]}"; do
-        command -v "${peer% *}" >/dev/null || echo "${peer#* }"
+        what=${peer% *}
+        [[ $what == /* && -e $what ]] || command -v "$what" >/dev/null || echo "${peer#* }"
     done | sort -u
 }
 

@@ -5,21 +5,14 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use keystead_bench::engine::{self, Coming, Libssl, Ours, Pair, Rustls, SUITES, Service};
+use keystead_bench::engine::{self, Coming, Pair, SUITES, Service, Subject};
 use keystead_tests::signer::{self, Signer};
-use keystead_tls::crypto::{FAST, PORTABLE};
 use rustls::CipherSuite;
-use rustls::crypto::{aws_lc_rs, ring};
+use strum::IntoEnumIterator;
 
 /// All of them, by name.
-fn services(signer: &'static Signer, coming: Coming) -> Vec<(&'static str, Box<dyn Service>)> {
-    vec![
-        ("keystead", Box::new(Ours::new(FAST, signer, coming)) as Box<dyn Service>),
-        ("keystead portable", Box::new(Ours::new(PORTABLE, signer, coming))),
-        ("rustls ring", Box::new(Rustls::new(ring::default_provider(), signer, coming))),
-        ("rustls aws-lc-rs", Box::new(Rustls::new(aws_lc_rs::default_provider(), signer, coming))),
-        ("OpenSSL", Box::new(Libssl::new(signer, coming))),
-    ]
+fn services(signer: &'static Signer, coming: Coming) -> Vec<(Subject, Box<dyn Service>)> {
+    Subject::iter().map(|subject| (subject, subject.service(signer, coming))).collect()
 }
 
 fn handshakes(criterion: &mut Criterion) {
@@ -28,30 +21,38 @@ fn handshakes(criterion: &mut Criterion) {
     for (signer, suite, key) in [rsa, p256] {
         let mut group = criterion.benchmark_group(format!("full handshake, {key}"));
         let clients = engine::clients(signer, suite, Coming::Full);
-        for (name, service) in services(signer, Coming::Full) {
+        for (subject, service) in services(signer, Coming::Full) {
             let time = |count: u64, of: fn(&Pair) -> Duration| {
                 (0..count).map(|_| of(&Pair::new(&clients, &*service))).sum::<Duration>()
             };
-            group.bench_function(name, |bencher| bencher.iter_custom(|count| time(count, |pair| pair.spent)));
-            if name.starts_with("keystead") {
-                group.bench_function(format!("{name}, instant signer"), |bencher| {
+            group.bench_function(subject.to_string(), |bencher| {
+                bencher.iter_custom(|count| time(count, |pair| pair.spent))
+            });
+            if subject.is_ours() {
+                group.bench_function(format!("{subject}, instant signer"), |bencher| {
                     bencher.iter_custom(|count| time(count, |pair| pair.spent - pair.waited));
                 });
             }
         }
         group.finish();
     }
-    let mut group = criterion.benchmark_group("resumed handshake, by id");
     let (signer, suite, _) = p256;
-    for (name, service) in services(signer, Coming::ById) {
-        let clients = engine::clients(signer, suite, Coming::ById);
-        Pair::new(&clients, &*service);
-        assert!(Pair::new(&clients, &*service).is_resumed(), "{name} does not resume");
-        group.bench_function(name, |bencher| {
-            bencher.iter_custom(|count| (0..count).map(|_| Pair::new(&clients, &*service).spent).sum());
-        });
+    for (coming, by) in [(Coming::ById, "id"), (Coming::ByTicket, "ticket")] {
+        let mut group = criterion.benchmark_group(format!("resumed handshake, by {by}"));
+        for (subject, service) in services(signer, coming) {
+            let clients = engine::clients(signer, suite, coming);
+            assert!(!Pair::new(&clients, &*service).is_resumed(), "{subject} resumes what has not been");
+            let resume = || {
+                let pair = Pair::new(&clients, &*service);
+                assert!(pair.is_resumed(), "{subject} does not resume by {by}");
+                pair.spent
+            };
+            group.bench_function(subject.to_string(), |bencher| {
+                bencher.iter_custom(|count| (0..count).map(|_| resume()).sum())
+            });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 fn records(criterion: &mut Criterion) {
@@ -63,9 +64,9 @@ fn records(criterion: &mut Criterion) {
             for size in [64, 1400, 16_384] {
                 group.throughput(Throughput::Bytes(size));
                 let data = vec![0x5a; usize::try_from(size).unwrap_or_default()];
-                for (name, service) in services(signer, Coming::Full) {
+                for (subject, service) in services(signer, Coming::Full) {
                     let mut pair = Pair::new(&clients, &*service);
-                    group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                    group.bench_function(BenchmarkId::new(subject.to_string(), size), |bencher| {
                         bencher.iter_custom(|count| {
                             if is_sealing {
                                 (0..count).map(|_| pair.send(&data)).sum()

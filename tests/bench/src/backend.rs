@@ -15,6 +15,8 @@ use crate::terminator::most_connections;
 pub const SIZES: [u64; 4] = [64, 1400, 16_384, BULK];
 /// What a stream is measured with.
 pub const BULK: u64 = 256 << 20;
+/// The path that takes whatever is sent to it.
+pub const SINK: &str = "/sink";
 
 /// A backend that runs.
 pub struct Backend {
@@ -43,7 +45,8 @@ impl Backend {
              http {{\n access_log off;\n sendfile on;\n tcp_nodelay on;\n keepalive_requests 1000000000;\n\
              keepalive_timeout 1h;\n client_body_temp_path {at}/body;\n proxy_temp_path {at}/proxy;\n\
              fastcgi_temp_path {at}/fastcgi;\n uwsgi_temp_path {at}/uwsgi;\n scgi_temp_path {at}/scgi;\n\
-             open_file_cache max=16;\n server {{ listen {address} backlog=4096; root {at}/files; }}\n}}\n",
+             open_file_cache max=16;\n server {{ listen {address} backlog=4096; root {at}/files;\n\
+             client_max_body_size 0; lingering_time 1h; location {SINK} {{ return 200 \"\"; }} }}\n}}\n",
             most_connections()
         );
         let file = home.join("nginx.conf");

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::effort::Effort;
+use crate::standing;
 use crate::table::{Better, Table};
 
 /// Where the benchmark's program is.
@@ -66,6 +67,7 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
                 None => table.add(&format!("{group_id}: µs"), Better::Less, function_id, median.point_estimate / 1e3),
             }
         }
+        standing::measure(&mut table)?;
     }
     Ok(table)
 }

@@ -7,14 +7,15 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::thread::{self, sleep};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::backend::{BULK, Backend};
+use crate::backend::{BULK, Backend, SINK};
 use crate::effort::Effort;
 use crate::load;
-use crate::load::plan::{Plan, Resuming, Version};
-use crate::load::tally::Summary;
+use crate::load::plan::{Plan, Resuming};
+use crate::load::tally::{Quantiles, Summary};
 use crate::table::{Better, OURS, Table};
 use crate::terminator::{Account, KeyType, Running, Site, Terminator, most_connections};
 
@@ -32,14 +33,23 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
         for key_type in [KeyType::Rsa, KeyType::P256] {
             for terminator in &present {
                 effort.say(&format!("edge, round {}: {terminator}, {key_type}", round + 1));
-                let running = site.start(*terminator, key_type)?;
-                let mut bench =
-                    Bench { effort, site: &site, running: &running, subject: *terminator, table: &mut table };
-                bench.handshakes(key_type)?;
+                // Each anew: what earlier connections left in an allocator would serve those that stand.
+                let mut measure = |what: fn(&mut Bench<'_>) -> Result<()>| {
+                    let running = site.start(*terminator, key_type)?;
+                    what(&mut Bench {
+                        effort,
+                        site: &site,
+                        running: &running,
+                        subject: *terminator,
+                        key_type,
+                        table: &mut table,
+                    })
+                };
+                measure(|bench| bench.handshakes())?;
                 if key_type == KeyType::P256 {
-                    bench.resumptions()?;
-                    bench.transfers()?;
-                    bench.idle()?;
+                    measure(|bench| bench.resumptions())?;
+                    measure(|bench| bench.transfers())?;
+                    measure(|bench| bench.idle())?;
                 }
             }
         }
@@ -53,6 +63,7 @@ struct Bench<'b> {
     site: &'b Site,
     running: &'b Running,
     subject: Terminator,
+    key_type: KeyType,
     table: &'b mut Table,
 }
 
@@ -63,21 +74,21 @@ struct Outcome {
     terminator: f64,
     /// Of its key server, where there is one.
     key_server: Option<f64>,
+    /// Of the load generator.
+    clients: f64,
 }
 
 impl Bench<'_> {
-    fn handshakes(&mut self, key_type: KeyType) -> Result<()> {
+    fn handshakes(&mut self) -> Result<()> {
+        let what = format!("full handshakes, {}", self.key_type);
         let full = self.load(self.plan())?;
-        let count = full.load.full_handshakes as f64;
-        self.note(&format!("full handshakes, {key_type}: per second"), Better::More, full.load.handshakes_per_second);
-        self.charge(&format!("full handshakes, {key_type}: CPU µs each"), &full, count / 1e6);
+        self.note(&format!("{what}: per second"), Better::More, full.load.handshakes_per_second);
+        self.charge(&format!("{what}: CPU µs each"), &full, full.load.full_handshakes as f64 / 1e6, Asks::KeyServer);
 
-        let due = Plan { rate: NonZeroU32::new(RATE), ..self.plan() };
-        let due = self.load(due)?.load;
-        if let Some(latency) = due.handshake_milliseconds {
-            self.note(&format!("full handshakes, {key_type}, {RATE}/s: p50 ms"), Better::Less, latency.p50);
-            self.note(&format!("full handshakes, {key_type}, {RATE}/s: p99 ms"), Better::Less, latency.p99);
-        }
+        let what = format!("{what}, {HANDSHAKES}/s");
+        let due = self.load(Plan { rate: NonZeroU32::new(HANDSHAKES), ..self.plan() })?;
+        self.charge(&format!("{what}: CPU µs each"), &due, due.load.full_handshakes as f64 / 1e6, Asks::KeyServer);
+        self.latencies(&what, due.load.handshake_milliseconds);
         Ok(())
     }
 
@@ -91,33 +102,56 @@ impl Bench<'_> {
                 self.table.skip(format!("edge: {} resumes no session by {by}", self.subject));
                 continue;
             }
-            self.note(&format!("resumed by {by}: per second"), Better::More, resumed.load.handshakes_per_second);
-            self.charge(&format!("resumed by {by}: CPU µs each"), &resumed, count / 1e6);
+            let what = format!("resumed by {by}");
+            self.note(&format!("{what}: per second"), Better::More, resumed.load.handshakes_per_second);
+            self.charge(&format!("{what}: CPU µs each"), &resumed, count / 1e6, Asks::Nobody);
+            let due = self.load(Plan { resumption, rate: NonZeroU32::new(HANDSHAKES), ..self.plan() })?;
+            self.latencies(&format!("{what}, {HANDSHAKES}/s"), due.load.handshake_milliseconds);
         }
         Ok(())
     }
 
+    fn latencies(&mut self, what: &str, of: Option<Quantiles>) {
+        for (name, value) in of.into_iter().flat_map(|of| [("p50", of.p50), ("p99", of.p99)]) {
+            self.note(&format!("{what}: {name} ms"), Better::Less, value);
+        }
+    }
+
     fn transfers(&mut self) -> Result<()> {
-        for (streams, name) in [(1, "one stream"), (32, "32 streams")] {
+        let (download, sink) = (format!("/{BULK}"), SINK.to_owned());
+        for (streams, name, path, upload) in [
+            (1, "one stream", &download, 0),
+            (32, "32 streams", &download, 0),
+            (1, "one stream, upload", &sink, BULK),
+            (32, "32 streams, upload", &sink, BULK),
+        ] {
             let bulk = self.load(Plan {
                 keep_alive: true,
-                path: format!("/{BULK}"),
+                path: path.clone(),
+                upload,
                 connections: NonZeroUsize::new(streams).unwrap_or(NonZeroUsize::MIN),
                 ..self.plan()
             })?;
             self.note(&format!("{name}: MB/s"), Better::More, bulk.load.bytes_per_second / 1e6);
-            self.charge(&format!("{name}: CPU s per GB"), &bulk, bulk.load.bytes as f64 / 1e9);
+            self.charge(&format!("{name}: CPU s per GB"), &bulk, bulk.load.bytes as f64 / 1e9, Asks::Nobody);
         }
         for size in [64, 1400, 16_384] {
-            let path = format!("/{size}");
-            let kept = self.load(Plan { keep_alive: true, path: path.clone(), ..self.plan() })?;
-            let count = kept.load.requests as f64;
-            self.note(&format!("{size} B, kept connections: requests/s"), Better::More, kept.load.requests_per_second);
-            self.charge(&format!("{size} B, kept connections: CPU µs each"), &kept, count / 1e6);
+            let plan = || Plan { keep_alive: true, path: format!("/{size}"), ..self.plan() };
+            let (kept, due) = (self.load(plan())?, self.load(Plan { rate: NonZeroU32::new(REQUESTS), ..plan() })?);
+            let what = format!("{size} B, kept connections");
+            self.note(&format!("{what}: requests/s"), Better::More, kept.load.requests_per_second);
+            self.charge(&format!("{what}: CPU µs each"), &kept, kept.load.requests as f64 / 1e6, Asks::Nobody);
+            self.latencies(&format!("{what}, {REQUESTS}/s"), due.load.request_milliseconds);
         }
-        let once = self.load(Plan { requests: 1, path: "/1400".to_owned(), ..self.plan() })?;
-        self.note("1400 B, a connection each: requests/s", Better::More, once.load.requests_per_second);
-        self.charge("1400 B, a connection each: CPU µs each", &once, once.load.requests as f64 / 1e6);
+        for (size, resumption, how, asks) in [
+            (64, Resuming::None, "a connection each", Asks::KeyServer),
+            (1400, Resuming::None, "a connection each", Asks::KeyServer),
+            (1400, Resuming::Ticket, "a resumed connection each", Asks::Nobody),
+        ] {
+            let once = self.load(Plan { requests: 1, resumption, path: format!("/{size}"), ..self.plan() })?;
+            self.note(&format!("{size} B, {how}: requests/s"), Better::More, once.load.requests_per_second);
+            self.charge(&format!("{size} B, {how}: CPU µs each"), &once, once.load.requests as f64 / 1e6, asks);
+        }
         Ok(())
     }
 
@@ -125,7 +159,6 @@ impl Bench<'_> {
     fn idle(&mut self) -> Result<()> {
         let connections =
             self.effort.idle_connections.min(NonZeroUsize::new(most_connections() - 100).unwrap_or(NonZeroUsize::MIN));
-        let before = self.running.account()?.terminator.memory_bytes;
         let plan = Plan {
             hold: true,
             path: "/64".to_owned(),
@@ -134,6 +167,9 @@ impl Bench<'_> {
             duration: self.effort.idle,
             ..self.plan()
         };
+        // What it has once and for all is there when it has served some.
+        load::run(&Plan { connections: FEW, duration: Duration::from_secs(1), ..plan.clone() })?;
+        let before = self.running.account()?.terminator.memory_bytes;
         let (held, during) = under_load(&plan, || {
             sleep(self.effort.idle.mul_f64(0.9));
             self.running.account()
@@ -146,52 +182,46 @@ impl Bench<'_> {
     }
 
     fn plan(&self) -> Plan {
-        Plan {
-            address: self.running.address,
-            server_name: "localhost".to_owned(),
-            ca: Some(self.site.authority()),
-            connections: NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN),
-            rate: None,
-            duration: self.effort.length,
-            warm_up: self.effort.length / 4,
-            keep_alive: false,
-            requests: 0,
-            path: "/".to_owned(),
-            hold: false,
-            resumption: Resuming::None,
-            tls: Version::Tls12,
-            suite: None,
-            // All of them: a client without P-256 takes no certificate with it (RFC 8422 §5.1). Servers choose X25519.
-            group: None,
-            threads: NonZeroUsize::MIN,
-        }
+        let plan = Plan::full_handshakes(self.running.address, self.site.authority(), self.effort.length);
+        Plan { suite: Some(self.key_type.suite().to_owned()), ..plan }
     }
 
     /// Runs the load, and takes the account of the time that is counted.
     fn load(&self, plan: Plan) -> Result<Outcome> {
-        let (load, (before, after)) = under_load(&plan, || {
+        let (load, ((before, clients_before), (after, clients_after))) = under_load(&plan, || {
             sleep(plan.warm_up);
-            let before = self.running.account()?;
+            let before = (self.running.account()?, load::cpu_seconds());
             sleep(plan.duration);
-            Ok((before, self.running.account()?))
+            // What it takes to find out is not the load's.
+            let clients = load::cpu_seconds();
+            Ok((before, (self.running.account()?, clients)))
         })?;
         ensure!(load.failures.is_empty(), "{}: {load}", self.subject);
+        // A large stream lasts as long as it does.
+        let is_bulk = plan.upload > 0 || plan.path == format!("/{BULK}");
+        let overdue = load.not_begun + if is_bulk { 0 } else { load.unfinished };
+        let units = load.full_handshakes + load.resumed_handshakes + load.requests;
+        ensure!(overdue <= units / 100, "{}: {load}", self.subject);
         let since = |of: fn(&Account) -> Option<f64>| Some(of(&after)? - of(&before)?);
         let terminator = since(|it| Some(it.terminator.cpu_seconds)).unwrap_or_default();
         let key_server = since(|it| Some(it.key_server?.cpu_seconds));
-        Ok(Outcome { load, terminator, key_server })
+        Ok(Outcome { load, terminator, key_server, clients: clients_after - clients_before })
     }
 
     fn note(&mut self, measure: &str, better: Better, value: f64) {
         self.table.add(measure, better, self.subject, value);
     }
 
-    /// What one of `count` took; of ours also with the key server, as subjects of their own.
-    fn charge(&mut self, measure: &str, outcome: &Outcome, count: f64) {
+    /// What one of `count` took; of ours also with the key server, whose own part is a measure of its own if it `asks` it,
+    /// and what it took of the load generator.
+    fn charge(&mut self, measure: &str, outcome: &Outcome, count: f64, asks: Asks) {
         self.note(measure, Better::Less, outcome.terminator / count);
-        if let Some(key_server) = outcome.key_server {
-            self.table.add(measure, Better::Less, format!("{OURS} key server"), key_server / count);
+        if let Some(key_server) = outcome.key_server.filter(|_| asks == Asks::KeyServer) {
+            self.note(&format!("{measure}, key server's"), Better::Less, key_server / count);
+            let both = (outcome.terminator + key_server) / count;
+            self.table.add(measure, Better::Less, format!("{OURS} with key server"), both);
         }
+        self.note(&format!("{measure}, load generator's"), Better::Neither, outcome.clients / count);
     }
 }
 
@@ -205,5 +235,17 @@ fn under_load<T>(plan: &Plan, look: impl FnOnce() -> Result<T>) -> Result<(Summa
     })
 }
 
+/// Whom a handshake that is counted asks for a signature, where its terminator has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    KeyServer,
+    /// It is resumed, or was before.
+    Nobody,
+}
+
 /// Handshakes a second that everybody can make, for latency.
-const RATE: u32 = 200;
+const HANDSHAKES: u32 = 200;
+/// The same of requests.
+const REQUESTS: u32 = 2000;
+/// Connections that come before those whose memory is counted.
+const FEW: NonZeroUsize = NonZeroUsize::new(200).unwrap();

@@ -1,12 +1,14 @@
 //! How much is measured.
 
 use std::io::{Write, stderr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 /// How often, and for how long.
 #[derive(Clone, Debug)]
 pub struct Effort {
+    /// Whether all that shall be seen is that it works.
+    pub is_quick: bool,
     /// How often each reading is taken.
     pub rounds: u32,
     /// How long one takes.
@@ -18,11 +20,13 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// Enough for figures that can be told to others; with `quick`, enough to see that all of it works.
-    pub fn new(quick: bool) -> Self {
-        let (rounds, length, idle_connections, idle) = if quick { (1, 1, 1000, 3) } else { (5, 4, 10_000, 20) };
+    /// Enough for figures that can be told to others; with `quick`, enough to see that all of it works. So many rounds, if
+    /// that is said.
+    pub fn new(quick: bool, rounds: Option<NonZeroU32>) -> Self {
+        let (usual, length, idle_connections, idle) = if quick { (1, 1, 1000, 3) } else { (5, 4, 10_000, 20) };
         Self {
-            rounds,
+            is_quick: quick,
+            rounds: rounds.map_or(usual, NonZeroU32::get),
             length: Duration::from_secs(length),
             idle_connections: NonZeroUsize::new(idle_connections).unwrap_or(NonZeroUsize::MIN),
             idle: Duration::from_secs(idle),

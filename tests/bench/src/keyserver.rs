@@ -1,7 +1,8 @@
-//! The key server over gRPC and mutual TLS, beside the raw primitive that it calls, both on one processor.
+//! The key server over gRPC and mutual TLS, beside the raw primitive that it calls and beside gokeyless, all on one processor.
+
+mod keys;
 
 use std::collections::HashMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,65 +10,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
-};
 use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel, Connector};
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_client::KeyServerClient;
+use keystead_tls::NamedGroup;
 use keystead_tls::crypto::FAST;
-use keystead_tls::{Identity, NamedGroup, SignatureScheme};
-use rcgen::{CertificateParams, KeyPair, RsaKeySize};
-use strum::{Display, EnumIter, IntoEnumIterator};
+use strum::IntoEnumIterator;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use self::keys::{Key, Kind};
 use crate::effort::Effort;
+use crate::gokeyless::Gokeyless;
 use crate::load::tally::Latencies;
 use crate::ours::KeyServer;
 use crate::process::{MEASURED, Program, on_processor};
 use crate::table::{Better, OURS, Table};
 
 const RAW: &str = "raw aws-lc";
+const GOKEYLESS: &str = "gokeyless";
 const EDGES: [&str; 2] = ["bench", "flood"];
 const SERVED: &str = "localhost";
 /// Requests under way at one time.
 const IN_FLIGHT: [usize; 5] = [1, 16, 64, 256, 1024];
 /// What edges have to a key server.
 const CONNECTIONS: usize = 2;
-
-/// The keys that are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, EnumIter)]
-enum Kind {
-    #[strum(serialize = "P-256")]
-    P256,
-    #[strum(serialize = "Ed25519")]
-    Ed25519,
-    #[strum(serialize = "RSA-2048")]
-    Rsa2048,
-    #[strum(serialize = "RSA-3072")]
-    Rsa3072,
-    #[strum(serialize = "RSA-4096")]
-    Rsa4096,
-}
-
-/// A key, as the key server and the raw primitive have it.
-struct Key {
-    identity: Identity,
-    raw: Raw,
-}
-
-enum Raw {
-    Ecdsa(EcdsaKeyPair),
-    Ed25519(Ed25519KeyPair),
-    Rsa(RsaKeyPair),
-}
 
 /// Measures it.
 ///
@@ -76,6 +48,9 @@ enum Raw {
 pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
     let mut table = Table::default();
     let site = Site::start(directory)?;
+    if site.gokeyless.is_none() {
+        table.skip("key server: gokeyless is not installed".to_owned());
+    }
     for round in 0..effort.rounds {
         for kind in Kind::iter() {
             effort.say(&format!("key server, round {}: {kind}", round + 1));
@@ -83,28 +58,49 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
             table.add(&format!("{kind}: signatures per CPU second"), Better::More, RAW, raw);
             for in_flight in IN_FLIGHT {
                 let answered = site.load(EDGES[0], kind, in_flight, effort.length)?;
-                if in_flight == BUSY {
-                    let measure = format!("{kind}: signatures per CPU second");
-                    table.add(&measure, Better::More, OURS, answered.count as f64 / answered.cpu_seconds);
+                note(&mut table, OURS, kind, in_flight, effort.length, &answered)?;
+                if let Some(answered) = site.load_gokeyless(kind, in_flight, effort.length)? {
+                    note(&mut table, GOKEYLESS, kind, in_flight, effort.length, &answered)?;
                 }
-                let per_second = answered.count as f64 / effort.length.as_secs_f64();
-                table.add(&format!("{kind}, {in_flight} in flight: signatures/s"), Better::More, OURS, per_second);
-                let refused = answered.refused as f64 / effort.length.as_secs_f64();
-                if refused > 0.0 {
-                    table.add(&format!("{kind}, {in_flight} in flight: refused/s"), Better::Less, OURS, refused);
-                }
-                let latency = answered.latencies.quantiles().context("no signature was made")?;
-                table.add(&format!("{kind}, {in_flight} in flight: p50 ms"), Better::Less, OURS, latency.p50);
-                table.add(&format!("{kind}, {in_flight} in flight: p99 ms"), Better::Less, OURS, latency.p99);
             }
         }
-        effort.say(&format!("key server, round {}: isolation", round + 1));
-        let (idle, flooded) = site.isolation(effort.length)?;
-        table.add("P-256, 1 in flight, alone: p99 ms", Better::Less, OURS, idle);
-        table.add("P-256, 1 in flight, while another edge floods with RSA-4096: p99 ms", Better::Less, OURS, flooded);
-        table.add("the second over the first", Better::Less, OURS, flooded / idle);
+        for (kind, flood) in [(Kind::P256, Kind::Rsa4096), (Kind::Rsa2048, Kind::Rsa2048)] {
+            effort.say(&format!("key server, round {}: isolation, {kind}", round + 1));
+            let (idle, flooded) = site.isolation(kind, flood, effort.length)?;
+            let (alone, beside) = (format!("{kind}, one edge alone"), format!("while another floods with {flood}"));
+            table.add(&format!("{alone}: p99 ms"), Better::Less, OURS, idle);
+            table.add(&format!("{kind}, {beside}: p99 ms"), Better::Less, OURS, flooded);
+            table.add(&format!("{kind}, {beside}, over {alone}"), Better::Less, OURS, flooded / idle);
+        }
     }
     Ok(table)
+}
+
+/// Adds what came of load.
+fn note(
+    table: &mut Table,
+    subject: &str,
+    kind: Kind,
+    in_flight: usize,
+    length: Duration,
+    answered: &Answered,
+) -> Result<()> {
+    if in_flight == BUSY {
+        let measure = format!("{kind}: signatures per CPU second");
+        table.add(&measure, Better::More, subject, answered.count as f64 / answered.cpu_seconds);
+    }
+    let per_second = |count: u64| count as f64 / length.as_secs_f64();
+    let mut add = |what: &str, better, value| {
+        table.add(&format!("{kind}, {in_flight} in flight: {what}"), better, subject, value);
+    };
+    add("signatures/s", Better::More, per_second(answered.count));
+    if answered.refused > 0 {
+        add("refused/s", Better::Less, per_second(answered.refused));
+    }
+    let latency = answered.latencies.quantiles().context("no signature was made")?;
+    add("p50 ms", Better::Less, latency.p50);
+    add("p99 ms", Better::Less, latency.p99);
+    Ok(())
 }
 
 /// What the CPU time of a signature is taken at.
@@ -114,19 +110,25 @@ struct Site {
     keys: HashMap<Kind, Key>,
     address: SocketAddr,
     program: Program,
+    gokeyless: Option<Gokeyless>,
     directory: PathBuf,
     runtime: Runtime,
 }
 
+/// When answers are counted: from the one to the other.
+pub(crate) type Window = (Instant, Instant);
+
 /// What came of load.
 #[derive(Default)]
-struct Answered {
+pub(crate) struct Answered {
     /// Signatures.
-    count: u64,
+    pub(crate) count: u64,
     /// Refusals: of a queue that is full, or of a request that has waited for too long.
-    refused: u64,
-    latencies: Latencies,
-    cpu_seconds: f64,
+    pub(crate) refused: u64,
+    /// From request to answer.
+    pub(crate) latencies: Latencies,
+    /// CPU time of the program that answers.
+    pub(crate) cpu_seconds: f64,
 }
 
 impl Site {
@@ -141,8 +143,10 @@ impl Site {
             tables: "[limits]\nqueue_medium = 4096\nqueue_heavy = 4096\n",
         };
         let (program, address) = server.start(MEASURED, directory)?;
+        let files: Vec<_> = Kind::iter().map(|kind| pki.join(format!("keyserver/{kind}.key"))).collect();
+        let gokeyless = Gokeyless::find().map(|program| Gokeyless::start(&program, &files, EDGES[0], directory));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { keys, address, program, directory: directory.to_owned(), runtime })
+        Ok(Self { keys, address, program, gokeyless: gokeyless.transpose()?, directory: directory.to_owned(), runtime })
     }
 
     fn key(&self, kind: Kind) -> Result<&Key> {
@@ -153,51 +157,44 @@ impl Site {
     fn raw(&self, kind: Kind, length: Duration) -> Result<f64> {
         let key = &self.key(kind)?.raw;
         on_processor(MEASURED, || {
-            let (began, mut count) = (Instant::now(), 0_u32);
+            let (began, before, mut count) = (Instant::now(), thread_cpu_seconds(), 0_u32);
             while began.elapsed() < length / 2 {
                 key.sign();
                 count += 1;
             }
-            f64::from(count) / began.elapsed().as_secs_f64()
+            f64::from(count) / (thread_cpu_seconds() - before)
         })
     }
 
     /// Keeps `in_flight` requests of an edge under way.
     fn load(&self, edge: &str, kind: Kind, in_flight: usize, length: Duration) -> Result<Answered> {
         let request = self.request(kind)?;
-        let warm_up = length / 4;
-        self.runtime.block_on(async {
-            let streams = CONNECTIONS.min(in_flight);
-            let window = (Instant::now() + warm_up, Instant::now() + warm_up + length);
-            let mut tasks = Vec::new();
-            for index in 0..streams {
-                let mut stream = Stream::open(self.connection(edge)?).await?;
-                let (share, request) = ((index..in_flight).step_by(streams).count(), request.clone());
-                tasks.push(tokio::spawn(async move { stream.keep(share, &request, window).await }));
-            }
-            tokio::time::sleep_until(window.0.into()).await;
-            let before = self.program.taken()?;
-            tokio::time::sleep_until(window.1.into()).await;
-            let after = self.program.taken()?;
-            let mut all = Answered { cpu_seconds: after.cpu_seconds - before.cpu_seconds, ..Answered::default() };
-            for task in tasks {
-                let answered = task.await??;
-                all.count += answered.count;
-                all.refused += answered.refused;
-                all.latencies.add(&answered.latencies);
-            }
-            Ok(all)
-        })
+        self.runtime.block_on(under_load(&self.program, in_flight, length, |share, window| {
+            let (connection, request) = (self.connection(edge), request.clone());
+            async move { Stream::open(connection?).await?.keep(share, &request, window).await }
+        }))
     }
 
-    /// The p99 of one edge's P-256 signatures, alone and while another floods with RSA-4096, in milliseconds.
-    fn isolation(&self, length: Duration) -> Result<(f64, f64)> {
+    /// The same of gokeyless, where it is installed.
+    fn load_gokeyless(&self, kind: Kind, in_flight: usize, length: Duration) -> Result<Option<Answered>> {
+        let request = self.key(kind)?.gokeyless_request(kind);
+        let Some((gokeyless, request)) = self.gokeyless.as_ref().zip(request) else { return Ok(None) };
+        let answered = under_load(&gokeyless.program, in_flight, length, |share, window| {
+            let (connection, request) = (gokeyless.connection(), request.clone());
+            async move { connection.await?.keep(share, &request, window).await }
+        });
+        self.runtime.block_on(answered).map(Some)
+    }
+
+    /// The p99 of one edge's signatures, one at a time, alone and while another floods with those of `flood`, in
+    /// milliseconds.
+    fn isolation(&self, kind: Kind, flood: Kind, length: Duration) -> Result<(f64, f64)> {
         let p99 = || {
-            let answered = self.load(EDGES[0], Kind::P256, 1, length)?;
+            let answered = self.load(EDGES[0], kind, 1, length)?;
             Ok::<_, anyhow::Error>(answered.latencies.quantiles().context("no signature was made")?.p99)
         };
         let idle = p99()?;
-        let request = self.request(Kind::Rsa4096)?;
+        let request = self.request(flood)?;
         let stop = Arc::new(AtomicBool::new(false));
         let flooding = stop.clone();
         let end = Instant::now() + length * 3;
@@ -242,6 +239,42 @@ impl Site {
     }
 }
 
+/// CPU time of this thread.
+fn thread_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default().as_secs_f64()
+}
+
+/// Has `in_flight` requests kept under way over the connections that an edge has, by what `keep` begins for each with its
+/// share of them.
+async fn under_load<F>(
+    program: &Program,
+    in_flight: usize,
+    length: Duration,
+    keep: impl Fn(usize, Window) -> F,
+) -> Result<Answered>
+where
+    F: Future<Output = Result<Answered>> + Send + 'static,
+{
+    let warm_up = length / 4;
+    let connections = CONNECTIONS.min(in_flight);
+    let window = (Instant::now() + warm_up, Instant::now() + warm_up + length);
+    let share = |index| (index..in_flight).step_by(connections).count();
+    let tasks: Vec<_> = (0..connections).map(|index| tokio::spawn(keep(share(index), window))).collect();
+    tokio::time::sleep_until(window.0.into()).await;
+    let before = program.taken()?;
+    tokio::time::sleep_until(window.1.into()).await;
+    let after = program.taken()?;
+    let mut all = Answered { cpu_seconds: after.cpu_seconds - before.cpu_seconds, ..Answered::default() };
+    for task in tasks {
+        let answered = task.await??;
+        all.count += answered.count;
+        all.refused += answered.refused;
+        all.latencies.add(&answered.latencies);
+    }
+    Ok(all)
+}
+
 /// DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED: what a key server that has too much to do answers with.
 const OVERLOAD: [u32; 2] = [4, 8];
 /// Requests that an edge floods with.
@@ -267,7 +300,7 @@ impl Stream {
         &mut self,
         count: usize,
         request: &v1::SignServerKeyExchangeRequest,
-        (from, to): (Instant, Instant),
+        (from, to): Window,
     ) -> Result<Answered> {
         let mut answered = Answered::default();
         for _ in 0..count {
@@ -302,56 +335,5 @@ impl Stream {
         let operation = Some(Operation::SignServerKeyExchange(request.clone()));
         let request = v1::ExchangeRequest { id: self.next, operation, ..v1::ExchangeRequest::default() };
         self.requests.send(request).map_err(|_| anyhow!("the stream ended"))
-    }
-}
-
-impl Kind {
-    fn scheme(self) -> SignatureScheme {
-        match self {
-            Self::P256 => SignatureScheme::ECDSA_SECP256R1_SHA256,
-            Self::Ed25519 => SignatureScheme::ED25519,
-            Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 => SignatureScheme::RSA_PKCS1_SHA256,
-        }
-    }
-
-    /// Makes a key, and a certificate for it, in files named after it.
-    fn make(self, directory: &Path) -> Result<Key> {
-        let rsa = |size| KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size);
-        let pair = match self {
-            Self::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
-            Self::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
-            Self::Rsa2048 => rsa(RsaKeySize::_2048),
-            Self::Rsa3072 => rsa(RsaKeySize::_3072),
-            Self::Rsa4096 => rsa(RsaKeySize::_4096),
-        }?;
-        let certificate = CertificateParams::new([SERVED.to_owned()])?.self_signed(&pair)?;
-        fs::write(directory.join(format!("{self}.key")), pair.serialize_pem())?;
-        fs::write(directory.join(format!("{self}.pem")), certificate.pem())?;
-        let der = pair.serialize_der();
-        let raw = match self {
-            Self::P256 => EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der).map(Raw::Ecdsa),
-            Self::Ed25519 => Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Raw::Ed25519),
-            Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 => RsaKeyPair::from_pkcs8(&der).map(Raw::Rsa),
-        };
-        let identity = Identity::new(vec![certificate.der().to_vec()], SignatureScheme::KNOWN, None)?;
-        Ok(Key { identity, raw: raw.map_err(|cause| anyhow!("{self}: {cause}"))? })
-    }
-}
-
-/// As long as what is signed of ServerKeyExchange with X25519: two randoms, the curve, the point.
-const SIGNED: [u8; 100] = [0x5a; 100];
-
-impl Raw {
-    fn sign(&self) {
-        let random = SystemRandom::new();
-        match self {
-            Self::Ecdsa(key) => drop(std::hint::black_box(key.sign(&random, &SIGNED))),
-            Self::Ed25519(key) => drop(std::hint::black_box(key.sign(&SIGNED))),
-            Self::Rsa(key) => {
-                let mut signature = vec![0; key.public_modulus_len()];
-                let done = key.sign(&RSA_PKCS1_SHA256, &random, &SIGNED, &mut signature);
-                let _ = std::hint::black_box((done, signature));
-            }
-        }
     }
 }

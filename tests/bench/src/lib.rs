@@ -5,12 +5,17 @@
 
 pub mod backend;
 pub mod criterion;
+pub mod distance;
 pub mod edge;
 pub mod effort;
 pub mod engine;
+mod gokeyless;
 pub mod keyserver;
 pub mod load;
+pub mod machine;
 mod ours;
+pub mod plot;
 pub mod process;
+pub mod standing;
 pub mod table;
 pub mod terminator;

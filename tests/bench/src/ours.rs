@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
-use keystead_local::pki::edge_identity;
+use anyhow::{Context, Result, ensure};
+use keystead_local::pki::{KEY_SERVER_NAME, edge_identity};
 use keystead_tests::stack::programs;
 
 use crate::process::Program;
+use crate::terminator::most_connections;
 
 /// What a key server is told beside its channel. Its directory has certificates as `keystead-local pki` makes them.
 pub(crate) struct KeyServer<'k> {
@@ -27,8 +28,19 @@ impl KeyServer<'_> {
     /// # Errors
     /// What keeps it from starting.
     pub(crate) fn start(&self, processor: usize, directory: &Path) -> Result<(Program, SocketAddr)> {
+        let address = free_address()?;
+        let command = self.command(address, free_address()?, directory)?;
+        let mut program = Program::start("keystead-keyserver", &command, processor, directory)?;
+        program.wait_listening(address)?;
+        Ok((program, address))
+    }
+
+    /// What starts it, with its configuration in `directory`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn command(&self, address: SocketAddr, metrics: SocketAddr, directory: &Path) -> Result<Command> {
         let Self { keys, edges, tables } = self;
-        let (address, metrics) = (free_address()?, free_address()?);
         let channel = channel("keyserver");
         let mut text = format!("listen = \"{address}\"\n[metrics]\nlisten = \"{metrics}\"\n{channel}{tables}");
         for (name, stem) in keys {
@@ -41,15 +53,60 @@ impl KeyServer<'_> {
         for edge in *edges {
             text += &format!("[[edge]]\nid = \"{}\"\nkeys = {names:?}\n", edge_identity(edge));
         }
-        let command = serve("keystead-keyserver", &text, directory)?;
-        let mut program = Program::start("keystead-keyserver", &command, processor, directory)?;
-        program.wait_listening(address)?;
-        Ok((program, address))
+        serve("keystead-keyserver", &text, directory)
+    }
+}
+
+/// The file of ticket secrets that [`TICKETS`] names; made in `directory` where it is missing.
+///
+/// # Errors
+/// What keeps it from being made.
+pub(crate) fn provide_tickets(directory: &Path) -> Result<()> {
+    let secret = directory.join("ticket-keys.toml");
+    if !secret.exists() {
+        let program = programs::path("keystead-keyserver");
+        let made = Command::new(program).args(["init", "--state"]).arg(&secret).output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok(())
+}
+
+/// The table of a key server that gives ticket keys out.
+pub(crate) const TICKETS: &str = "[tickets]\nstate = \"ticket-keys.toml\"\n";
+
+/// What an edge is told. Its directory has certificates as those of [`KeyServer`].
+pub(crate) struct Edge<'e> {
+    /// Its name among those that [`KeyServer::edges`] lists.
+    pub(crate) name: &'e str,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) key_server: SocketAddr,
+    /// Names of the keys that it serves `localhost` with.
+    pub(crate) keys: Vec<String>,
+    pub(crate) backend: SocketAddr,
+}
+
+impl Edge<'_> {
+    /// What starts it, with its configuration in `directory`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn command(&self, directory: &Path) -> Result<Command> {
+        let Self { name, address, metrics, key_server, keys, backend } = self;
+        let (channel, most) = (channel(&format!("edge-{name}")), most_connections());
+        let text = format!(
+            "state_directory = \"state\"\n[metrics]\nlisten = \"{metrics}\"\n{channel}\
+             [[listener]]\naddress = \"{address}\"\n\
+             [limits]\nmax_connections = {most}\nmax_connections_per_address = 0\n\
+             [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n\
+             [[virtual_host]]\nnames = [\"localhost\"]\nkeys = {keys:?}\nbackends = [\"{backend}\"]\n",
+        );
+        serve("keystead-edge", &text, directory)
     }
 }
 
 /// A command that serves with this configuration, which is put into `directory`.
-pub(crate) fn serve(program: &str, configuration: &str, directory: &Path) -> Result<Command> {
+fn serve(program: &str, configuration: &str, directory: &Path) -> Result<Command> {
     let file = directory.join(format!("{program}.toml"));
     fs::write(&file, configuration).with_context(|| file.display().to_string())?;
     let mut command = Command::new(programs::path(program));
@@ -58,7 +115,7 @@ pub(crate) fn serve(program: &str, configuration: &str, directory: &Path) -> Res
 }
 
 /// The `[channel]` of the part that has this directory in `pki`.
-pub(crate) fn channel(part: &str) -> String {
+fn channel(part: &str) -> String {
     let stem = format!("pki/{part}/channel");
     format!(
         "[channel]\ncertificate = \"{stem}.pem\"\nprivate_key = \"{stem}.key\"\ntrust_roots = \"pki/{part}/channel-ca.pem\"\n"

@@ -162,7 +162,8 @@ fn cpu_seconds(process: u32) -> Result<f64> {
     Ok((ticks(11) + ticks(12)) / 100.0)
 }
 
-fn memory(process: u32) -> Result<f64> {
+/// Memory of a process, without what it shares with others, in bytes.
+pub(crate) fn memory(process: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
     let kibibytes = |label: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(label));
@@ -181,9 +182,16 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "(while :; do :; done) & wait"]);
         let program = Program::start("busy", &command, OTHER, directory.path()).unwrap();
-        sleep(Duration::from_millis(500));
-        let taken = program.taken().unwrap();
-        assert!(taken.cpu_seconds > 0.1 && taken.memory_bytes > 0.0, "{taken:?}");
+        let deadline = Instant::now() + PATIENCE;
+        let taken = loop {
+            match program.taken() {
+                Ok(taken) if taken.cpu_seconds > 0.1 => break taken,
+                // What is being started may not be readable for a moment.
+                taken => assert!(Instant::now() < deadline, "{taken:?}"),
+            }
+            sleep(Duration::from_millis(10));
+        };
+        assert!(taken.memory_bytes > 0.0, "{taken:?}");
         let family = family(program.child.id()).unwrap();
         assert_eq!(family.len(), 2);
         drop(program);

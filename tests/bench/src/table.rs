@@ -24,6 +24,8 @@ pub enum Better {
     More,
     /// The lower.
     Less,
+    /// Neither: it says how the others were read.
+    Neither,
 }
 
 /// Everything that one run has measured.
@@ -57,13 +59,6 @@ impl Table {
         }
     }
 
-    /// Adds what another part has measured.
-    pub fn extend(&mut self, other: Self) {
-        other.measures.iter().for_each(|(measure, better)| self.know(measure, *better));
-        self.samples.extend(other.samples);
-        self.skipped.extend(other.skipped);
-    }
-
     fn know(&mut self, measure: &str, better: Better) {
         if !self.measures.iter().any(|(known, _)| known == measure) {
             self.measures.push((measure.to_owned(), better));
@@ -79,14 +74,20 @@ impl Table {
         values.into_iter().map(|(subject, values)| (subject, median(values))).collect()
     }
 
-    /// The whole, in Markdown: for people, and for docs/PERFORMANCE.md.
-    pub fn markdown(&self) -> String {
+    /// Everybody who was measured, in the order of their first readings.
+    pub fn subjects(&self) -> Vec<&str> {
         let mut subjects: Vec<&str> = Vec::new();
         for sample in &self.samples {
             if !subjects.contains(&sample.subject.as_str()) {
                 subjects.push(&sample.subject);
             }
         }
+        subjects
+    }
+
+    /// The whole, in Markdown: for people, and for docs/PERFORMANCE.md.
+    pub fn markdown(&self) -> String {
+        let subjects = self.subjects();
         let mut text = format!("| Measure | {} | Keystead to the best other |\n", subjects.join(" | "));
         // Writing to a string cannot fail.
         let _ = writeln!(text, "|---|{}---|", "---:|".repeat(subjects.len()));
@@ -107,6 +108,7 @@ pub fn ratio(medians: &Medians, better: Better) -> Option<f64> {
     let best = others.reduce(match better {
         Better::More => f64::max,
         Better::Less => f64::min,
+        Better::Neither => return None,
     })?;
     Some(medians.get(OURS)? / best)
 }
@@ -119,7 +121,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Three digits that count.
-fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     let digits = if value == 0.0 { 0 } else { (2.0 - value.abs().log10().floor()).clamp(0.0, 4.0) as usize };
     format!("{value:.digits$}")
 }
@@ -137,6 +139,7 @@ mod tests {
         let medians = table.medians("µs");
         assert_eq!(medians, Medians::from([(OURS.into(), 2.0), ("slow".into(), 8.0), ("fast".into(), 4.0)]));
         assert_eq!((ratio(&medians, Better::Less), ratio(&medians, Better::More)), (Some(0.5), Some(0.25)));
+        assert_eq!(ratio(&medians, Better::Neither), None);
         let row = table.markdown().lines().nth(2).unwrap().to_owned();
         assert_eq!(row, "| µs | 2.00 | 8.00 | 4.00 | 0.50 x |");
     }

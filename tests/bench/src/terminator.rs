@@ -6,14 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
-use keystead_tests::stack::programs;
+use anyhow::{Context, Result};
+use keystead_local::pki::Deployment;
 use keystead_tests::tool;
 use rustix::process::{Resource, getrlimit};
 use strum::{Display, EnumIter, IntoEnumIterator};
 
-use crate::ours::{self, KeyServer, channel, free_address};
+use crate::ours::{self, Edge, KeyServer, TICKETS, free_address};
 use crate::process::{MEASURED, OTHER, Program, Taken};
 
 /// The suites that clients are measured with, and that everybody is told to serve.
@@ -30,6 +29,21 @@ pub enum KeyType {
     /// ECDSA with P-256.
     #[strum(serialize = "p256")]
     P256,
+}
+
+impl KeyType {
+    /// The names of both kinds, with the files of a key server that have their keys, without their extensions.
+    pub(crate) fn files() -> Vec<(String, String)> {
+        [Self::Rsa, Self::P256].map(|key_type| (key_type.to_string(), format!("localhost-{key_type}"))).to_vec()
+    }
+
+    /// The suite that clients offer for it, and that they choose it by.
+    pub(crate) fn suite(self) -> &'static str {
+        match self {
+            Self::Rsa => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            Self::P256 => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        }
+    }
 }
 
 /// Programs that terminate TLS.
@@ -125,29 +139,14 @@ impl Site {
 
     /// A key server that runs, and its address.
     fn key_server(&self) -> Result<(Program, SocketAddr)> {
-        let secret = self.directory.join("ticket-keys.toml");
-        if !secret.exists() {
-            let program = programs::path("keystead-keyserver");
-            let made = Command::new(program).args(["init", "--state"]).arg(&secret).output()?;
-            ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        }
-        let key = |key_type: KeyType| (key_type.to_string(), format!("localhost-{key_type}"));
-        let tables = "[tickets]\nstate = \"ticket-keys.toml\"\n";
-        let keys = [KeyType::Rsa, KeyType::P256].map(key).to_vec();
-        KeyServer { keys, edges: &[EDGE], tables }.start(OTHER, &self.directory)
+        ours::provide_tickets(&self.directory)?;
+        KeyServer { keys: KeyType::files(), edges: &[EDGE], tables: TICKETS }.start(OTHER, &self.directory)
     }
 
     fn edge(&self, address: SocketAddr, key_server: SocketAddr, key_type: KeyType) -> Result<(Command, SocketAddr)> {
-        let (metrics, backend, most) = (free_address()?, self.backend, most_connections());
-        let text = format!(
-            "state_directory = \"state\"\n[metrics]\nlisten = \"{metrics}\"\n{channel}\
-             [[listener]]\naddress = \"{address}\"\n\
-             [limits]\nmax_connections = {most}\nmax_connections_per_address = 0\n\
-             [key_server]\naddresses = [\"{key_server}\"]\nserver_name = \"{KEY_SERVER_NAME}\"\n\
-             [[virtual_host]]\nnames = [\"localhost\"]\nkeys = [\"{key_type}\"]\nbackends = [\"{backend}\"]\n",
-            channel = channel(&format!("edge-{EDGE}"))
-        );
-        Ok((ours::serve("keystead-edge", &text, &self.directory)?, metrics))
+        let (metrics, backend, keys) = (free_address()?, self.backend, vec![key_type.to_string()]);
+        let edge = Edge { name: EDGE, address, metrics, key_server, keys, backend };
+        Ok((edge.command(&self.directory)?, metrics))
     }
 
     fn nginx(&self, address: SocketAddr, key_type: KeyType) -> Result<Command> {

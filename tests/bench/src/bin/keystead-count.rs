@@ -12,9 +12,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use keystead_bench::engine::{self, Coming, Ours, Pair};
+use keystead_bench::engine::{self, Coming, Pair, Subject};
 use keystead_tests::signer::{self, Signer};
-use keystead_tls::crypto::FAST;
 use rustls::CipherSuite;
 
 /// Counts the engine's instructions, and compares them with those that are kept
@@ -37,6 +36,7 @@ enum Scenario {
     FullRsa,
     FullP256,
     ResumedById,
+    ResumedByTicket,
     Seal64,
     Seal1400,
     Seal16384,
@@ -68,7 +68,7 @@ fn main() -> Result<ExitCode> {
         let kept = kept.get(&name).copied();
         let percent = kept.map(|kept| (count as f64 / kept as f64 - 1.0) * 100.0);
         let verdict = percent.map_or_else(|| "not kept".to_owned(), |percent| format!("{percent:+.1} %"));
-        writeln!(stdout(), "{name:<14} {count:>9}  {verdict}")?;
+        writeln!(stdout(), "{name:<17} {count:>9}  {verdict}")?;
         differs |= percent.is_none_or(|percent| percent.abs() > TOLERANCE);
         counted.insert(name, count);
     }
@@ -106,7 +106,7 @@ impl Scenario {
         match self {
             Self::FullRsa | Self::FullP256 => 20,
             // The first is a full one, and is among those that are counted.
-            Self::ResumedById => 400,
+            Self::ResumedById | Self::ResumedByTicket => 400,
             _ => 200,
         }
     }
@@ -114,7 +114,9 @@ impl Scenario {
     /// The function that is counted, of [`engine`], and one within it that is not.
     fn counted(self) -> &'static [&'static str] {
         match self {
-            Self::FullRsa | Self::FullP256 | Self::ResumedById => &["shake_hands", "sign_elsewhere"],
+            Self::FullRsa | Self::FullP256 | Self::ResumedById | Self::ResumedByTicket => {
+                &["shake_hands", "sign_elsewhere"]
+            }
             Self::Seal64 | Self::Seal1400 | Self::Seal16384 => &["send_data"],
             Self::Open64 | Self::Open1400 | Self::Open16384 => &["receive_data"],
         }
@@ -123,23 +125,25 @@ impl Scenario {
     fn run(self) {
         let times = self.times();
         let connect = |(signer, suite): (&'static LazySigner, CipherSuite), coming| {
-            let service = Ours::new(FAST, signer, coming);
+            let service = Subject::Fast.service(signer, coming);
             (engine::clients(signer, suite, coming), service)
         };
         let handshakes = |of, coming| {
             let (clients, service) = connect(of, coming);
-            for _ in 0..times {
-                Pair::new(&clients, &service);
+            for index in 0..times {
+                let is_resumed = Pair::new(&clients, &*service).is_resumed();
+                assert_eq!(is_resumed, coming != Coming::Full && index > 0, "{self:?}");
             }
         };
         let pair = || {
             let (clients, service) = connect(RSA, Coming::Full);
-            Pair::new(&clients, &service)
+            Pair::new(&clients, &*service)
         };
         match self {
             Self::FullRsa => handshakes(RSA, Coming::Full),
             Self::FullP256 => handshakes(P256, Coming::Full),
             Self::ResumedById => handshakes(P256, Coming::ById),
+            Self::ResumedByTicket => handshakes(P256, Coming::ByTicket),
             Self::Seal64 | Self::Seal1400 | Self::Seal16384 => {
                 let (mut pair, data) = (pair(), vec![0x5a; self.size()]);
                 for _ in 0..times {

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use keystead_bench::load::{self, plan::Plan};
 
@@ -33,5 +33,7 @@ fn main() -> Result<()> {
     if let Some(file) = json {
         fs::write(&file, serde_json::to_vec_pretty(&summary)?).with_context(|| file.display().to_string())?;
     }
+    let ended = summary.full_handshakes + summary.resumed_handshakes + summary.requests;
+    ensure!(ended > 0, "nothing succeeded within the time that is counted");
     Ok(())
 }

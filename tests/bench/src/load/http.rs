@@ -6,7 +6,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A request that is sent again and again, and room for its answers.
 pub(super) struct Exchange {
-    request: Vec<u8>,
+    head: Vec<u8>,
+    /// Bytes of its body, whatever they are.
+    body: u64,
     buffer: Vec<u8>,
 }
 
@@ -27,27 +29,41 @@ impl From<io::Error> for Unanswered {
 const BUFFER: usize = 64 * 1024;
 
 impl Exchange {
-    pub(super) fn new(host: &str, path: &str) -> Self {
-        Self { request: format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes(), buffer: vec![0; BUFFER] }
+    /// A request with a body of as many bytes; without any, it is a GET.
+    pub(super) fn new(host: &str, path: &str, body: u64) -> Self {
+        let (method, length) = match body {
+            0 => ("GET", String::new()),
+            _ => ("POST", format!("content-length: {body}\r\n")),
+        };
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{length}\r\n").into_bytes();
+        Self { head, body, buffer: vec![0; BUFFER] }
     }
 
-    /// Sends the request and reads the answer, whose bytes are told to `arrived` as they come.
+    /// Sends the request and reads the answer. Bytes of its body, and of the answer, are told to `passed` as they go and
+    /// come.
     pub(super) async fn once(
         &mut self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-        mut arrived: impl FnMut(u64),
+        mut passed: impl FnMut(u64),
     ) -> Result<(), Unanswered> {
-        stream.write_all(&self.request).await?;
+        stream.write_all(&self.head).await?;
+        let mut unsent = self.body;
+        while unsent > 0 {
+            let next = usize::try_from(unsent).unwrap_or(BUFFER).min(BUFFER);
+            let sent = stream.write(self.buffer.get(..next).unwrap_or_default()).await? as u64;
+            unsent -= sent;
+            passed(sent);
+        }
         stream.flush().await?;
         let (expected, mut there) = self.head(stream).await?;
-        arrived(there);
+        passed(there);
         while there < expected {
             let read = stream.read(&mut self.buffer).await?;
             if read == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
             there += read as u64;
-            arrived(read as u64);
+            passed(read as u64);
         }
         if there > expected { Err(Unanswered::Unsuitable("answer_too_long")) } else { Ok(()) }
     }
@@ -80,6 +96,8 @@ fn parse(beginning: &[u8]) -> Result<Option<u64>, Unanswered> {
     }
     let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<u64>().ok());
+    // RFC 9110 §8.6.
+    let length = if response.code == Some(204) { Some(0) } else { length };
     match length {
         Some(length) => Ok(Some(length.saturating_add(head as u64))),
         None => Err(Unanswered::Unsuitable("answer_without_length")),
@@ -101,9 +119,22 @@ mod tests {
                 .read(rest)
                 .build();
             let mut bytes = 0;
-            let done = Exchange::new("localhost", "/x").once(&mut stream, |more| bytes += more).await;
+            let done = Exchange::new("localhost", "/x", 0).once(&mut stream, |more| bytes += more).await;
             assert!(done.is_ok() && bytes == answer.len() as u64, "{cut}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_sent_whole_and_counted() {
+        let body = BUFFER as u64 + 3;
+        let mut stream = tokio_test::io::Builder::new()
+            .write(format!("POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {body}\r\n\r\n").as_bytes())
+            .write(&[0; BUFFER + 3])
+            .read(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .build();
+        let mut bytes = 0;
+        let done = Exchange::new("localhost", "/", body).once(&mut stream, |more| bytes += more).await;
+        assert!(done.is_ok() && bytes == body + 27, "{bytes}");
     }
 
     #[test]

@@ -64,8 +64,8 @@ pub fn allow_descriptors() {
         .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }));
 }
 
-/// CPU time of this process, warm-up and all.
-fn cpu_seconds() -> f64 {
+/// CPU time of this process.
+pub(crate) fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default().as_secs_f64()
 }

@@ -54,6 +54,20 @@ impl Pace {
             }
         }
     }
+
+    /// Units that were due in the time that is counted, and that nobody had begun when it was over.
+    pub(super) fn not_begun(&self, window: Window) -> u64 {
+        match self {
+            Self::Closed => 0,
+            Self::Open { start, interval, next, .. } => {
+                // One that is due at the very end is not due within.
+                let due_before =
+                    |end: Instant| units((end - *start).saturating_sub(Duration::from_nanos(1)), *interval);
+                let skipped = if window.counted_from > *start { due_before(window.counted_from) } else { 0 };
+                due_before(window.end).saturating_sub(next.load(Ordering::Relaxed).max(skipped))
+            }
+        }
+    }
 }
 
 /// How many units are due within `elapsed`; the first is at its beginning.
@@ -84,6 +98,9 @@ mod tests {
         }
         // Closed as soon as the time is over: nobody begins late.
         assert!(due.is_empty(), "{due:?}");
+        assert_eq!(pace.not_begun(window), 5, "at 0, 10, 20, 30 and 40 ms");
+        let counted_from = start + Duration::from_millis(15);
+        assert_eq!(pace.not_begun(Window { counted_from, ..window }), 3, "from 20 ms on");
         let start = Instant::now();
         let window = Window { start, counted_from: start, end: start + Duration::from_secs(10) };
         let pace = Pace::new(Some(interval), window).unwrap();

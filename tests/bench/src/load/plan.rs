@@ -33,16 +33,19 @@ pub struct Plan {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     pub warm_up: Duration,
     /// Keep connections: a unit of work is a request. Without it a unit is a connection: TCP, handshake, requests, end
-    #[arg(long)]
+    #[arg(long, group = "asking")]
     pub keep_alive: bool,
     /// Requests on each connection, without --keep-alive; none: the connection ends with its handshake
-    #[arg(long, value_name = "N", default_value = "0", conflicts_with = "keep_alive")]
+    #[arg(long, value_name = "N", default_value = "0", conflicts_with = "keep_alive", group = "asking")]
     pub requests: u32,
-    /// What requests ask for, by HTTP/1.1 GET; the answer must have a Content-Length
+    /// What requests ask for, by HTTP/1.1; the answer must have a Content-Length
     #[arg(long, default_value = "/")]
     pub path: String,
+    /// Bytes that each request brings, by POST; the answer is read when they have all been sent
+    #[arg(long, value_name = "BYTES", default_value = "0", requires = "asking")]
+    pub upload: u64,
     /// Open the connections, make one request on each, and leave them idle until the time is over
-    #[arg(long, conflicts_with_all = ["keep_alive", "rate", "requests"])]
+    #[arg(long, conflicts_with_all = ["keep_alive", "rate", "requests"], group = "asking")]
     pub hold: bool,
     /// Whether clients come back with their sessions
     #[arg(long, value_enum, default_value = "none")]
@@ -59,6 +62,32 @@ pub struct Plan {
     /// Threads, which share clients and rate
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroUsize,
+}
+
+impl Plan {
+    /// Clients that make a full handshake, end, and begin again at once.
+    pub(crate) fn full_handshakes(address: SocketAddr, ca: PathBuf, length: Duration) -> Self {
+        Self {
+            address,
+            server_name: "localhost".to_owned(),
+            ca: Some(ca),
+            connections: NonZeroUsize::new(32).unwrap_or(NonZeroUsize::MIN),
+            rate: None,
+            duration: length,
+            warm_up: length / 4,
+            keep_alive: false,
+            requests: 0,
+            path: "/".to_owned(),
+            upload: 0,
+            hold: false,
+            resumption: Resuming::None,
+            tls: Version::Tls12,
+            suite: None,
+            // All of them: a client without P-256 takes no certificate with it (RFC 8422 §5.1). Servers choose X25519.
+            group: None,
+            threads: NonZeroUsize::MIN,
+        }
+    }
 }
 
 /// How sessions are resumed.

@@ -18,10 +18,14 @@ pub struct Tally {
     pub resumed: u64,
     /// Requests that were answered.
     pub requests: u64,
-    /// Bytes of answers, as they come out of TLS.
+    /// Bytes of answers, and of what requests bring, outside TLS.
     pub bytes: u64,
     /// What failed, by reason.
     pub failures: BTreeMap<&'static str, u64>,
+    /// Handshakes and requests that had not ended some time after the end.
+    pub unfinished: u64,
+    /// Units of work that were due, and found no client free.
+    pub not_begun: u64,
     /// TCP and TLS together, until the client may send.
     pub handshake: Latencies,
     /// Requests, until the last byte of the answer.
@@ -45,6 +49,8 @@ impl Tally {
         for (reason, count) in &other.failures {
             *self.failures.entry(reason).or_default() += count;
         }
+        self.unfinished += other.unfinished;
+        self.not_begun += other.not_begun;
         self.handshake.add(&other.handshake);
         self.request.add(&other.request);
     }
@@ -62,6 +68,8 @@ impl Tally {
             bytes: self.bytes,
             bytes_per_second: per_second(self.bytes),
             failures: self.failures.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            unfinished: self.unfinished,
+            not_begun: self.not_begun,
             handshake_milliseconds: self.handshake.quantiles(),
             request_milliseconds: self.request.quantiles(),
             client_cpu_seconds: self.client_cpu_seconds,
@@ -115,12 +123,16 @@ pub struct Summary {
     pub requests: u64,
     /// Of them.
     pub requests_per_second: f64,
-    /// Bytes of answers, as they come out of TLS.
+    /// Bytes of answers, and of what requests bring, outside TLS.
     pub bytes: u64,
     /// Of them.
     pub bytes_per_second: f64,
     /// What failed, by reason.
     pub failures: BTreeMap<String, u64>,
+    /// Handshakes and requests that had not ended some time after the end.
+    pub unfinished: u64,
+    /// Units of work that were due, and found no client free.
+    pub not_begun: u64,
     /// TCP and TLS together; with a rate, from when the client was due. `None` where there was none.
     pub handshake_milliseconds: Option<Quantiles>,
     /// Requests until the last byte of the answer; with a rate and kept connections, from when one was due.
@@ -157,6 +169,11 @@ impl fmt::Display for Summary {
         }
         for (reason, count) in &self.failures {
             writeln!(f, "failed      {count} {reason}")?;
+        }
+        for (what, count) in [("unfinished", self.unfinished), ("not begun", self.not_begun)] {
+            if count > 0 {
+                writeln!(f, "{what:<10}  {count}")?;
+            }
         }
         write!(f, "own CPU     {:.2} s", self.client_cpu_seconds)
     }

@@ -1,6 +1,6 @@
 //! One thread of the load generator, with its share of the clients.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,13 @@ pub(super) struct Window {
     pub(super) end: Instant,
 }
 
+impl Window {
+    /// Whether what is due or happens then is counted.
+    fn counts(&self, at: Instant) -> bool {
+        (self.counted_from..self.end).contains(&at)
+    }
+}
+
 /// What is under way when the time is over has this long to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -39,6 +46,7 @@ pub(super) fn run(client: &Client, plan: &Plan, index: usize, window: Window) ->
         plan: plan.clone(),
         pace: Pace::new(interval, window)?,
         window,
+        under_way: Cell::new(0),
         tally: RefCell::default(),
     });
     let clients = (index..plan.connections.get()).step_by(threads).count();
@@ -51,7 +59,9 @@ pub(super) fn run(client: &Client, plan: &Plan, index: usize, window: Window) ->
     // Clients that are stuck end with the reactor.
     let _ = runtime.block_on(async { timeout_at(end, local).await });
     drop(runtime);
-    Ok(shared.tally.take())
+    let mut tally = shared.tally.take();
+    (tally.unfinished, tally.not_begun) = (shared.under_way.get(), shared.pace.not_begun(window));
+    Ok(tally)
 }
 
 struct Shared {
@@ -59,13 +69,15 @@ struct Shared {
     plan: Plan,
     pace: Pace,
     window: Window,
+    /// What is counted when it ends.
+    under_way: Cell<u64>,
     tally: RefCell<Tally>,
 }
 
 impl Shared {
     /// One client, until the time is over.
     async fn client(&self) {
-        let mut exchange = Exchange::new(&self.plan.server_name, &self.plan.path);
+        let mut exchange = Exchange::new(&self.plan.server_name, &self.plan.path, self.plan.upload);
         while Instant::now() < self.window.end {
             let done = if self.plan.keep_alive || self.plan.hold {
                 self.stay(&mut exchange).await
@@ -111,6 +123,7 @@ impl Shared {
     }
 
     async fn connect(&self, due: Instant) -> Option<Connected> {
+        self.begin(due);
         let connected = self.client.connect().await;
         let latency = due.elapsed();
         self.count(due, |tally| match &connected {
@@ -129,13 +142,13 @@ impl Shared {
 
     /// One request. Whether the connection is good for another.
     async fn ask(&self, connected: &mut Connected, exchange: &mut Exchange, due: Instant) -> bool {
-        let within = self.window.counted_from..self.window.end;
-        let arrived = |bytes| {
-            if within.contains(&Instant::now()) {
+        self.begin(due);
+        let passed = |bytes| {
+            if self.window.counts(Instant::now()) {
                 self.tally.borrow_mut().bytes += bytes;
             }
         };
-        let answer = exchange.once(&mut connected.stream, arrived).await;
+        let answer = exchange.once(&mut connected.stream, passed).await;
         let latency = due.elapsed();
         self.count(due, |tally| match &answer {
             Ok(()) => {
@@ -148,11 +161,19 @@ impl Shared {
         answer.is_ok()
     }
 
+    fn begin(&self, due: Instant) {
+        self.under_way.set(self.under_way.get() + u64::from(self.counts(due)));
+    }
+
     fn count(&self, due: Instant, into: impl FnOnce(&mut Tally)) {
-        let within = self.window.counted_from..self.window.end;
-        // Held connections are made before, and are of interest all the same.
-        if within.contains(&due) || self.plan.hold {
+        if self.counts(due) {
+            self.under_way.set(self.under_way.get() - 1);
             into(&mut self.tally.borrow_mut());
         }
+    }
+
+    fn counts(&self, due: Instant) -> bool {
+        // Held connections are made before, and are of interest all the same.
+        self.window.counts(due) || self.plan.hold
     }
 }
