@@ -375,3 +375,68 @@ fn let_go(disk: Disk) -> bool {
     });
     closing.is_ok() && gone.recv_timeout(LET_GO).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crossbeam_channel::{Sender, unbounded};
+
+    fn keeper() -> (Keeper, Sender<Lookup>, Sender<Write>) {
+        let ((lookup, lookups), (write, writes)) = (unbounded(), unbounded());
+        let telemetry = StoreTelemetry::unregistered();
+        let rebuilt = telemetry.rebuilt.clone();
+        let place = Database { directory: "nowhere".into(), name: "none", cache: 0, flush_every: None, rebuilt };
+        let (questions, notices) = (Questions { lookups, writes }, Arc::new(Notices::new(0)));
+        (Keeper::new(place, LocalConfig::default(), questions, notices, telemetry), lookup, write)
+    }
+
+    fn lookup() -> Lookup {
+        Lookup { place: Place::of(&[0; 32]), answer: oneshot::channel().0 }
+    }
+
+    fn write() -> Write {
+        Write { entry: Entry { place: Place::of(&[0; 32]), session: None }, since: Instant::now() }
+    }
+
+    /// How many lookups and writes are taken, and whether they were let come together before that.
+    fn take(keeper: &mut Keeper) -> (usize, usize, bool) {
+        let begun = Instant::now();
+        let turn = keeper.wait().unwrap();
+        (turn.lookups.len(), turn.writes.len(), begun.elapsed() >= GATHER)
+    }
+
+    #[test]
+    fn writes_that_follow_others_are_taken_together() {
+        let (mut keeper, _lookups, writes) = keeper();
+        writes.send(write()).unwrap();
+        assert!(matches!(take(&mut keeper), (0, 1, _)));
+        for _ in 0..2 {
+            writes.send(write()).unwrap();
+        }
+        assert_eq!(take(&mut keeper), (0, 2, true));
+        assert_eq!(take(&mut keeper), (0, 0, true));
+        assert!(!keeper.gathering, "what comes next follows nothing");
+    }
+
+    #[test]
+    fn the_first_write_many_and_lookups_wait_for_no_others() {
+        let (mut keeper, lookups, writes) = keeper();
+        let mut take_at_once = |before: usize, asked: usize, written: usize| {
+            // The machine may be busy elsewhere for as long as writes are let come together, but not each time.
+            (0..100).any(|_| {
+                keeper.gathering = false;
+                (0..before).for_each(|_| writes.send(write()).unwrap());
+                (0..before).step_by(BATCH).for_each(|_| drop(keeper.wait()));
+                (0..asked).for_each(|_| lookups.send(lookup()).unwrap());
+                (0..written).for_each(|_| writes.send(write()).unwrap());
+                let taken = take(&mut keeper);
+                assert_eq!((taken.0, taken.1), (asked, written));
+                !taken.2
+            })
+        };
+        assert!(take_at_once(0, 0, 1), "the first");
+        assert!(take_at_once(BATCH, 0, 1), "there may be more of them already");
+        assert!(take_at_once(1, 1, 1), "a lookup");
+    }
+}
