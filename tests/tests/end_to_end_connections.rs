@@ -343,12 +343,12 @@ fn a_backend_that_breaks_off_is_told_from_one_that_ends() {
 #[test]
 fn a_connection_without_a_byte_ends_at_the_idle_timeout() {
     let host = Host::new("localhost").backends(&[backend::echo()]);
-    let stack = Stack::builder().limit("idle_timeout", "2s").host(host).start();
+    let stack = Stack::builder().limit("idle_timeout", "4s").host(host).start();
     let mut wire = Wire::connect(stack.edge());
     wire.handshake();
     // What moves is not idle.
     let (began, mut last) = (Instant::now(), Instant::now());
-    while began.elapsed() < Duration::from_secs(4) {
+    while began.elapsed() < Duration::from_secs(6) {
         last = Instant::now();
         let data = wire.client.data(b"x");
         wire.send(&data);
@@ -356,7 +356,7 @@ fn a_connection_without_a_byte_ends_at_the_idle_timeout() {
         thread::sleep(Duration::from_millis(500));
     }
     let records = wire.read_to_end();
-    assert!((Duration::from_secs(2)..PATIENCE / 2).contains(&last.elapsed()), "{:?}", last.elapsed());
+    assert!((Duration::from_secs(4)..PATIENCE).contains(&last.elapsed()), "{:?}", last.elapsed());
     assert!(records.is_empty(), "no close_notify, for more might have come: {records:?}");
     drop(wire);
     wait_until("it is counted", || stack.edge().ended("idle_timeout") == 1);

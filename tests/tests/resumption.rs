@@ -255,7 +255,10 @@ fn openssl_comes_back_in_the_next_generation_and_not_in_the_one_after_it() {
     }
     let stack = fleet().tickets("6s").start();
     let mut client = Openssl::new(&stack, "localhost");
-    let first = stack.edge().within_a_generation(|| drop(client.visit(stack.edge())));
+    let first = stack.edge().within_a_generation(|| {
+        client = Openssl::new(&stack, "localhost");
+        client.visit(stack.edge());
+    });
     wait_until("the next generation", || stack.edge().generation() > first);
     assert!(client.resumes(stack.edge()));
     wait_until("the generation after it", || stack.edge().generation() > first + 1);

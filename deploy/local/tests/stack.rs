@@ -24,15 +24,14 @@ struct Stack {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// A free port, and the two behind it, of which a second edge takes one.
+/// A free port, and the two behind it, of which a second edge takes one. They are below those that Linux gives to whoever
+/// connects (`ip_local_port_range` begins at 32768): nobody is given one of them before the stack takes it.
 fn free_port() -> [TcpListener; 3] {
     loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let next = |distance| {
-            let port = first.local_addr().unwrap().port().checked_add(distance)?;
-            TcpListener::bind(("127.0.0.1", port)).ok()
-        };
-        if let (Some(second), Some(third)) = (next(1), next(2)) {
+        let any = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let first = 10_000 + any % 7_000 * 3;
+        let bind = |port| TcpListener::bind(("127.0.0.1", port));
+        if let (Ok(first), Ok(second), Ok(third)) = (bind(first), bind(first + 1), bind(first + 2)) {
             return [first, second, third];
         }
     }

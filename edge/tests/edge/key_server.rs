@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keystead_program::channel::{AcceptLimits, Acceptor, ChannelMaterial, ChannelMetrics, ServerChannel};
 use keystead_proto::v1;
@@ -81,6 +81,18 @@ pub(crate) struct TestKeyServer {
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
+/// Listens where somebody else may have to go first: who was killed before it, or another test that was given the port.
+fn listen(address: SocketAddr) -> std::net::TcpListener {
+    let begun = Instant::now();
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(cause) => assert!(begun.elapsed() < Duration::from_secs(20), "{address}: {cause}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 impl TestKeyServer {
     /// Serves these keys.
     pub(crate) fn start(address: SocketAddr, material: &ChannelMaterial, keys: Vec<ServedKey>) -> Self {
@@ -111,7 +123,7 @@ impl TestKeyServer {
             },
             metrics: ChannelMetrics::default(),
         };
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let listener = listen(address);
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let registered = health.clone();

@@ -85,8 +85,9 @@ impl Edge {
         self.metric("keystead_edge_key_server_connections", &[])
     }
 
-    /// Open descriptors when both connections to the key server stand.
+    /// Open descriptors when both connections to the key server stand, and the database of its own sessions is open.
     pub fn settled_descriptors(&self) -> usize {
+        self.wait_for_local_sessions();
         wait_until("both connections to the key server stand", || self.key_server_connections() == 2);
         self.process.descriptors()
     }

@@ -91,7 +91,11 @@ mod tests {
         let window = Window { start, counted_from: start, end: start + length };
         let interval = Duration::from_millis(10);
         let pace = Pace::new(Some(interval), window).unwrap();
-        thread::sleep(length * 2);
+        let Pace::Open { due: units, .. } = &pace else { panic!("there is an interval") };
+        while !units.is_closed() {
+            thread::sleep(interval);
+        }
+        assert!(start.elapsed() >= length);
         let mut due = Vec::new();
         while let Some(at) = pace.next().await {
             due.push(at - start);

@@ -8,6 +8,8 @@ use super::*;
 use keystead_program::channel::HostPort;
 
 const LIVES: Duration = Duration::from_secs(60);
+/// A port that nobody listens on (tcpmux).
+const NOBODY: u16 = 1;
 const VALUE: Bytes = Bytes::from_static(b"sealed");
 
 fn config(kind: SharedKind, ports: &[u16]) -> SharedConfig {
@@ -194,7 +196,7 @@ async fn a_connection_that_is_lost_under_load_is_replaced_once() {
 
 #[tokio::test]
 async fn a_forget_that_is_lost_is_counted_by_its_name() {
-    let store = start(&config(SharedKind::Single, &[server::free_port()]));
+    let store = start(&config(SharedKind::Single, &[NOBODY]));
     answers(&store, &id(1), Err(Miss::SharedBreakerOpen)).await;
     store.keep(&id(1), VALUE, LIVES);
     store.forget(&id(1));
@@ -209,15 +211,14 @@ async fn a_forget_that_is_lost_is_counted_by_its_name() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_down() {
-    let port = server::free_port();
-    let store = start(&config(SharedKind::Single, &[port]));
+    let store = start(&config(SharedKind::Single, &[NOBODY]));
     assert_eq!(store.find(&id(1)).await, Err(Miss::SharedDown));
     answers(&store, &id(1), Err(Miss::SharedBreakerOpen)).await;
 }
 
 #[tokio::test]
 async fn more_than_waits_is_dropped() {
-    let store = start(&config(SharedKind::Single, &[server::free_port()]));
+    let store = start(&config(SharedKind::Single, &[NOBODY]));
     // Nothing else runs on this thread meanwhile.
     (0..MOST_WRITES + 3).for_each(|_| store.keep(&id(1), VALUE, LIVES));
     assert_eq!(store.telemetry.drops(Store::Shared, Dropped::QueueFull), 3);

@@ -24,8 +24,8 @@ pub(super) fn is_missing() -> bool {
     !is_there
 }
 
-/// A port that nobody listens on, and whose cluster port, 10000 above it, exists.
-pub(super) fn free_port() -> u16 {
+/// A port that nobody listens on at the moment, and whose cluster port, 10000 above it, exists.
+fn free_port() -> u16 {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -106,8 +106,15 @@ impl Server {
 
     /// On the same port, after it was killed.
     pub(super) fn restart(&mut self) {
-        self.child = spawn(&self.arguments, self.directory.path());
-        assert!(self.is_up(), "{}", self.said());
+        let begun = Instant::now();
+        // Another test may have taken the port meanwhile, and gives it back.
+        loop {
+            self.child = spawn(&self.arguments, self.directory.path());
+            if self.is_up() {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}", self.said());
+        }
     }
 
     /// Waits until it listens, or has ended.
