@@ -105,7 +105,7 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// Connections at one time.
     pub connections: usize,
-    /// Connections of one edge at one time.
+    /// Connections of one edge at one time, and streams of requests, and streams of news.
     pub connections_per_edge: usize,
     /// Handshakes at one time.
     pub handshakes: usize,

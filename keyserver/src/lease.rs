@@ -13,14 +13,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
 use keystead_program::channel::PeerIdentity;
+use keystead_program::share::{Share, Shares};
 use keystead_tls::handshake::Lease;
 use rand_core::CryptoRng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
+
+use crate::refusal::Refusal;
 
 const LABEL: &[u8] = b"keystead random v1";
 const SERVER_ID_LENGTH: usize = 16;
@@ -37,33 +40,46 @@ pub struct LeaseLimits {
     pub outstanding: u32,
 }
 
+/// Batches of one edge that may be on their way to it. Each takes some 60 KB, for as long as nobody reads it.
+const MOST_UNREAD: usize = 64;
+
+/// Leases on their way to an edge, until this is dropped.
+#[derive(Debug)]
+pub struct Batch {
+    /// What is leased.
+    pub leases: Vec<Lease>,
+    _unread: Share<PeerIdentity>,
+}
+
 /// The randoms that one process of a key server leases.
 #[derive(Debug)]
 pub struct Leases {
     source: RandomSource,
     limits: LeaseLimits,
     ledgers: Mutex<Ledgers>,
+    unread: Arc<Shares<PeerIdentity>>,
 }
 
 impl Leases {
     /// Draws what identifies this process.
     pub fn new(limits: LeaseLimits, rng: &mut dyn CryptoRng) -> Self {
-        Self { source: RandomSource::new(rng), limits, ledgers: Mutex::default() }
+        Self { source: RandomSource::new(rng), limits, ledgers: Mutex::default(), unread: Shares::new(MOST_UNREAD) }
     }
 
     /// Leases up to `count` randoms to `edge`, at most as many as a call may have, if it `may` have any.
     ///
     /// # Errors
-    /// What `may` says.
+    /// What `may` says, and [`Refusal::TooMuchUnread`].
     ///
     /// `may` is asked while no ledger can be removed. So a ledger is only opened for an edge of which [`Self::retain`],
     /// once the edge is removed, is yet to hear.
-    pub fn lease_if<E>(
+    pub fn lease_if(
         &self,
         edge: &PeerIdentity,
         count: u32,
-        may: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Vec<Lease>, E> {
+        may: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<Batch, Refusal> {
+        let unread = self.unread.take(edge.clone()).ok_or(Refusal::TooMuchUnread)?;
         let count = count.min(self.limits.per_call).min(self.limits.outstanding);
         let (epoch, first) = {
             let mut ledgers = self.ledgers();
@@ -71,13 +87,13 @@ impl Leases {
             ledgers.issue(edge, count, self.limits.outstanding)
         };
         let serials = (first..).take(count as usize).map(|counter| Serial { epoch, counter });
-        Ok(serials.map(|serial| self.source.lease(edge, serial)).collect())
+        Ok(Batch { leases: serials.map(|serial| self.source.lease(edge, serial)).collect(), _unread: unread })
     }
 
     /// Leases to an edge that may have randoms.
     #[cfg(test)]
     pub(crate) fn lease(&self, edge: &PeerIdentity, count: u32) -> Vec<Lease> {
-        self.lease_if(edge, count, || Ok::<_, ()>(())).unwrap_or_default()
+        self.lease_if(edge, count, || Ok(())).map(|batch| batch.leases).unwrap_or_default()
     }
 
     /// The random that `token` stands for, if it was leased to `edge` by this process, is not too old, and is asked for
@@ -323,8 +339,18 @@ mod tests {
     #[test]
     fn an_edge_that_may_have_none_opens_no_ledger() {
         let (leases, edge) = (leases(8, 8), edge("one"));
-        assert_eq!(leases.lease_if(&edge, 1, || Err("why")), Err("why"));
+        assert_eq!(leases.lease_if(&edge, 1, || Err(Refusal::UnknownPeer)).unwrap_err(), Refusal::UnknownPeer);
         assert!(leases.ledgers().by_edge.is_empty());
+    }
+
+    #[test]
+    fn an_edge_that_leaves_much_unread_gets_no_more_until_it_has_read_some() {
+        let (leases, reads_not, other) = (leases(7, 7), edge("one"), edge("two"));
+        let mut unread: Vec<_> = (0..MOST_UNREAD).map(|_| leases.lease_if(&reads_not, 7, || Ok(())).unwrap()).collect();
+        let refused = |edge| leases.lease_if(edge, 7, || Ok(())).err();
+        assert_eq!((refused(&reads_not), refused(&other)), (Some(Refusal::TooMuchUnread), None));
+        unread.pop();
+        assert_eq!(refused(&reads_not), None);
     }
 
     #[test]

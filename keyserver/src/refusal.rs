@@ -26,6 +26,8 @@ pub enum Refusal {
     InvalidPoint,
     /// As many operations of this cost wait as may, and of no peer more than of this one.
     QueueFull,
+    /// The peer has as many streams, or batches of leases on their way to it, as it may have at one time.
+    TooMuchUnread,
     /// The key is in a token that this process was not started with.
     NoLane,
     /// There is no place for the operation's record in the queue to the audit log, most likely since the log cannot be
@@ -83,6 +85,7 @@ impl Refusal {
             Self::UnknownGroup => "the group is not known",
             Self::InvalidPoint => "the public value is not a point of the group",
             Self::QueueFull => "too many operations are waiting",
+            Self::TooMuchUnread => "this edge has too many streams, or too much that it has not read",
             Self::NoLane => "the key can be used once the key server was restarted",
             Self::AuditUnavailable => "the operation could not be put on record",
             Self::DeadlineExceeded => "the time was over before the operation began",

@@ -284,6 +284,8 @@ fn accept_limits(limits: &Limits) -> AcceptLimits {
 fn service_limits(limits: &Limits) -> ServiceLimits {
     ServiceLimits {
         in_flight_per_stream: limits.in_flight_per_stream,
+        // An edge has one of each on each of its connections.
+        streams_per_edge: limits.connections_per_edge,
         operation_timeout: limits.operation_timeout,
         leases: LeaseLimits { per_call: limits.leases_per_call, outstanding: limits.leases_per_edge },
     }

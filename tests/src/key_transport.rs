@@ -3,7 +3,6 @@
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::convert::Infallible;
 use std::fs;
 use std::sync::{Arc, LazyLock};
 
@@ -86,8 +85,8 @@ impl Default for KeyServer {
 
 impl KeyTransport for KeyServer {
     fn lease(&mut self, _: &Identity) -> Lease {
-        let batch = self.leases.lease_if(&self.edge, 1, || Ok::<_, Infallible>(()));
-        batch.ok().and_then(|mut batch| batch.pop()).expect("a lease")
+        let batch = self.leases.lease_if(&self.edge, 1, || Ok(()));
+        batch.ok().and_then(|mut batch| batch.leases.pop()).expect("a lease")
     }
 
     fn recover(&mut self, request: MasterSecretRequest<'_>) -> Option<MasterSecret> {

@@ -6,8 +6,8 @@
 //! that very edge and not used before, so a handshake on record is never opened afterwards.
 //!
 //! What is public decides about the first part of the work: the lease, whether the messages are a handshake, and whether the
-//! edge may use the key for the name in ClientHello. From the
-//! private operation on, every request takes the same steps, and there is one way to say no.
+//! edge may use the key for the name in ClientHello. From the private operation on, every request takes the same steps, and
+//! there is one way to say no.
 
 mod handshake;
 
@@ -30,6 +30,8 @@ use crate::lease::Leases;
 use crate::policy::Grant;
 use crate::refusal::Refusal;
 use handshake::{FINISHED_LENGTH, FRAGMENT_LENGTH, Handshake};
+
+pub(crate) use handshake::Claimed;
 
 /// What an edge asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

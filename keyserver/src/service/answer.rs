@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use keystead_tls::handshake::Lease;
 use keystead_tls::secret::MasterSecret;
 use tokio::sync::oneshot;
 
 use super::answers::Answers;
 use super::draft::Draft;
 use crate::key::Key;
+use crate::lease::Batch;
 use crate::metrics::Metrics;
 use crate::operation::Call;
 use crate::operation::sign_server_key_exchange::Signed;
@@ -22,7 +22,7 @@ pub(crate) type Outcome = Result<Done, Refusal>;
 #[derive(Debug)]
 pub(crate) enum Done {
     Signed(Signed),
-    Leased(Vec<Lease>),
+    Leased(Batch),
     Recovered(MasterSecret),
 }
 

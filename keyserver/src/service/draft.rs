@@ -13,6 +13,7 @@ use crate::audit::record::{Request, ServerName};
 use crate::audit::recorder::Place;
 use crate::key::Key;
 use crate::operation::Call;
+use crate::operation::recover_master_secret::Claimed;
 use crate::refusal::Refusal;
 
 /// The word for requests that were answered with what they asked for.
@@ -53,11 +54,11 @@ impl Draft {
             Some(Asked::SignServerKeyExchange(request)) => {
                 Self { server_name: ServerName::of(&request.server_name), ..draft }
             }
-            Some(Asked::RecoverMasterSecret(request)) => Self {
-                server_name: ServerName::of(&request.server_name),
-                claimed_random: server_random(&request.handshake_messages),
-                ..draft
-            },
+            Some(Asked::RecoverMasterSecret(request)) => {
+                let Claimed { server_name, server_random } = Claimed::read(&request.handshake_messages);
+                let server_name = server_name.and_then(|name| ServerName::of(&name));
+                Self { server_name, claimed_random: server_random, ..draft }
+            }
             Some(Asked::LeaseRandoms(_)) | None => draft,
         }
     }
@@ -101,7 +102,7 @@ impl Draft {
         match outcome {
             Ok(Done::Signed(signed)) => request.server_random = Some(signed.server_random),
             Ok(Done::Recovered(_)) => request.server_random = self.claimed_random,
-            Ok(Done::Leased(leases)) => request.leased = Some(leases.len()),
+            Ok(Done::Leased(batch)) => request.leased = Some(batch.leases.len()),
             Err(reason) if self.tried_for.is_some() || reason.is_a_keys() => request.server_random = self.tried_for,
             Err(_) => {
                 self.audit.note(request, self.place);
@@ -123,14 +124,4 @@ impl Draft {
             outcome,
         }
     }
-}
-
-/// ServerHello.random in handshake messages that begin with ClientHello and ServerHello.
-fn server_random(messages: &[u8]) -> Option<[u8; 32]> {
-    let (client_hello, _) = messages.split_first_chunk::<4>()?;
-    let [_, high, middle, low] = *client_hello;
-    let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-    // Type, length and version come before the random.
-    let random = messages.get(4 + length..)?.get(6..)?.first_chunk()?;
-    Some(*random)
 }

@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use keystead_program::channel::PeerIdentity;
+use keystead_program::share::Share;
 use keystead_proto::v1;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
@@ -36,12 +38,13 @@ pub struct Exchange {
     ended: bool,
     span: tracing::Span,
     _counted: StreamGuard,
+    _share: Share<PeerIdentity>,
 }
 
 impl Exchange {
     pub(super) fn new(
         desk: Arc<Desk>,
-        peer: Peer,
+        (peer, share): (Peer, Share<PeerIdentity>),
         requests: Streaming<v1::ExchangeRequest>,
         end: End,
         most_in_flight: usize,
@@ -60,6 +63,7 @@ impl Exchange {
             ended: false,
             span,
             _counted: counted,
+            _share: share,
         }
     }
 

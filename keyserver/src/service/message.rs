@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use super::answer::{Done, Outcome};
 use crate::authorize::Rights;
 use crate::key::Key;
+use crate::lease::Batch;
 use crate::operation::recover_master_secret::RecoverMasterSecret;
 use crate::operation::sign_server_key_exchange::{SignServerKeyExchange, Signed};
 use crate::policy::Grant;
@@ -65,7 +66,7 @@ pub(crate) fn exchange_reply(id: u64, outcome: Outcome) -> v1::ExchangeReply {
     use v1::exchange_reply::Outcome as Message;
     let outcome = match outcome {
         Ok(Done::Signed(signed)) => Message::SignServerKeyExchange(signed.into()),
-        Ok(Done::Leased(leases)) => Message::LeaseRandoms(leased(leases)),
+        Ok(Done::Leased(batch)) => Message::LeaseRandoms(leased(batch)),
         Ok(Done::Recovered(master_secret)) => Message::RecoverMasterSecret(recovered(&master_secret)),
         Err(reason) => {
             Message::Refusal(v1::Refusal { code: code(reason) as u32, message: reason.message().to_owned() })
@@ -83,9 +84,9 @@ impl From<Signed> for v1::SignServerKeyExchangeReply {
 }
 
 /// The randoms that were leased.
-pub(crate) fn leased(leases: Vec<Lease>) -> v1::LeaseRandomsReply {
+pub(crate) fn leased(batch: Batch) -> v1::LeaseRandomsReply {
     let message = |lease: Lease| v1::Lease { server_random: lease.server_random.to_vec(), token: lease.token };
-    v1::LeaseRandomsReply { leases: leases.into_iter().map(message).collect() }
+    v1::LeaseRandomsReply { leases: batch.leases.into_iter().map(message).collect() }
 }
 
 /// The master secret. From here to the channel's encryption it is bytes that the libraries do not wipe.
@@ -116,9 +117,11 @@ fn code(reason: Refusal) -> Code {
         Refusal::MalformedRequest | Refusal::SchemeNotAllowed | Refusal::UnknownGroup | Refusal::InvalidPoint => {
             Code::InvalidArgument
         }
-        Refusal::QueueFull | Refusal::RateLimited | Refusal::TokenBusy | Refusal::AuditUnavailable => {
-            Code::ResourceExhausted
-        }
+        Refusal::QueueFull
+        | Refusal::TooMuchUnread
+        | Refusal::RateLimited
+        | Refusal::TokenBusy
+        | Refusal::AuditUnavailable => Code::ResourceExhausted,
         Refusal::DeadlineExceeded => Code::DeadlineExceeded,
         Refusal::CallerGone => Code::Cancelled,
         // Of this one key: other requests here fare better, and this one elsewhere.

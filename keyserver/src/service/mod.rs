@@ -17,6 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use keystead_program::channel::{PeerIdentity, PeerInfo};
+use keystead_program::share::{Share, Shares};
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_request::Operation as Asked;
 use keystead_proto::v1::key_server_server::KeyServer;
@@ -49,6 +50,10 @@ pub struct Service {
     tickets: Option<changing::Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
     in_flight_per_stream: usize,
+    /// Streams of requests, by their edges.
+    exchanges: Arc<Shares<PeerIdentity>>,
+    /// Streams of news, by their edges.
+    watches: Arc<Shares<PeerIdentity>>,
     /// Told of every request.
     audit: Audit,
 }
@@ -67,6 +72,8 @@ pub struct Stopping {
 pub struct ServiceLimits {
     /// Requests of one stream that are not yet answered.
     pub in_flight_per_stream: usize,
+    /// Streams of one edge at one time, of each kind.
+    pub streams_per_edge: usize,
     /// How long a request may wait for its answer at the most.
     pub operation_timeout: Duration,
     /// Randoms for RSA key transport.
@@ -85,10 +92,16 @@ impl Service {
     ) -> Self {
         let leases = Arc::new(Leases::new(limits.leases, &mut rand::rng()));
         let desk = Desk { scheduler, provider, leases, metrics, operation_timeout: limits.operation_timeout };
-        let in_flight_per_stream = limits.in_flight_per_stream;
-        let stopping = Stopping::default();
-        let (desk, audit) = (Arc::new(desk), Audit::off());
-        Self { desk, authorizations, tickets: None, stopping, in_flight_per_stream, audit }
+        Self {
+            desk: Arc::new(desk),
+            authorizations,
+            tickets: None,
+            stopping: Stopping::default(),
+            in_flight_per_stream: limits.in_flight_per_stream,
+            exchanges: Shares::new(limits.streams_per_edge),
+            watches: Shares::new(limits.streams_per_edge),
+            audit: Audit::off(),
+        }
     }
 
     /// The same service, which also tells edges their ticket keys.
@@ -137,7 +150,24 @@ impl Service {
         })
     }
 
-    /// Who calls, if it is known here. Streams are on record from their beginning, `called` so; unary calls by what they ask.
+    /// Who opens a stream, and its place among those `of_kind`. It is on record from here on, `called` so.
+    fn stream<T>(
+        &self,
+        request: &Request<T>,
+        called: &'static str,
+        of_kind: &Arc<Shares<PeerIdentity>>,
+    ) -> Result<(Peer, Share<PeerIdentity>), Status> {
+        let peer = self.peer(request, called)?;
+        let Some(share) = of_kind.take(peer.identity.clone()) else {
+            let reason = Refusal::TooMuchUnread;
+            self.desk.metrics.answered(None, None, Err(reason));
+            return Err(refused(&peer, called, reason));
+        };
+        Draft::call(&peer, called).opened();
+        Ok((peer, share))
+    }
+
+    /// Who calls, if it is known here.
     fn peer<T>(&self, request: &Request<T>, called: &'static str) -> Result<Peer, Status> {
         if let Some(heard) = request.extensions().get::<Heard>() {
             heard.set();
@@ -147,19 +177,25 @@ impl Service {
         let peer = Peer::new(info.identity.clone(), self.authorizations.clone(), self.audit.clone());
         if let Err(reason) = peer.rights {
             self.desk.metrics.unknown_peer();
-            Draft::call(&peer, called).refused(reason);
-            tracing::info!(peer = %peer.identity, reason = reason.reason(), "call refused");
-            return Err(reason.into());
-        }
-        if called != UNARY {
-            Draft::call(&peer, called).opened();
+            return Err(refused(&peer, called, reason));
         }
         Ok(peer)
     }
 }
 
+/// Puts a call that is refused as such on record.
+fn refused(peer: &Peer, called: &'static str, reason: Refusal) -> Status {
+    Draft::call(peer, called).refused(reason);
+    tracing::info!(peer = %peer.identity, reason = reason.reason(), "call refused");
+    reason.into()
+}
+
 /// How the record of a stranger's unary call names what it called.
 const UNARY: &str = "unary";
+
+/// Randoms that a unary call gives at the most. Its answer is not counted while nobody reads it, and there may be as many
+/// of them as all connections have streams.
+const MOST_UNARY_LEASES: u32 = 128;
 
 #[tonic::async_trait]
 impl KeyServer for Service {
@@ -167,7 +203,7 @@ impl KeyServer for Service {
     type WatchStream = Watch;
 
     async fn exchange(&self, request: Request<Streaming<v1::ExchangeRequest>>) -> Result<Response<Exchange>, Status> {
-        let peer = self.peer(&request, "exchange")?;
+        let (peer, share) = self.stream(&request, "exchange", &self.exchanges)?;
         let requests = request.into_inner();
         let (stop, removal) = (self.stopping.end.clone(), peer.removal());
         let end = async move {
@@ -176,7 +212,8 @@ impl KeyServer for Service {
                 reason = removal => reason,
             }
         };
-        Ok(Response::new(Exchange::new(self.desk.clone(), peer, requests, Box::pin(end), self.in_flight_per_stream)))
+        let (desk, most) = (self.desk.clone(), self.in_flight_per_stream);
+        Ok(Response::new(Exchange::new(desk, (peer, share), requests, Box::pin(end), most)))
     }
 
     async fn sign_server_key_exchange(
@@ -191,12 +228,14 @@ impl KeyServer for Service {
 
     async fn lease_randoms(
         &self,
-        request: Request<v1::LeaseRandomsRequest>,
+        mut request: Request<v1::LeaseRandomsRequest>,
     ) -> Result<Response<v1::LeaseRandomsReply>, Status> {
-        let Done::Leased(leases) = self.unary(request, Asked::LeaseRandoms).await? else {
+        let count = &mut request.get_mut().count;
+        *count = (*count).min(MOST_UNARY_LEASES);
+        let Done::Leased(batch) = self.unary(request, Asked::LeaseRandoms).await? else {
             return Err(Refusal::SigningFailed.into());
         };
-        Ok(Response::new(message::leased(leases)))
+        Ok(Response::new(message::leased(batch)))
     }
 
     async fn recover_master_secret(
@@ -210,9 +249,9 @@ impl KeyServer for Service {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Watch>, Status> {
-        let peer = self.peer(&request, "watch")?;
+        let opened = self.stream(&request, "watch", &self.watches)?;
         let takes_changes = request.get_ref().takes_changes;
-        Ok(Response::new(Watch::new(peer, takes_changes, self.tickets.clone(), &self.stopping)))
+        Ok(Response::new(Watch::new(opened, takes_changes, self.tickets.clone(), &self.stopping)))
     }
 }
 

@@ -238,6 +238,35 @@ async fn a_peer_that_is_not_known_gets_nothing() {
 }
 
 #[tokio::test]
+async fn an_edge_has_no_more_streams_of_a_kind_than_it_may_have_connections() {
+    let running = Running::configured(&CONFIG.replace("[limits]", "[limits]\nconnections_per_edge = 2")).await;
+    let mut client = running.client(EDGE_ONE);
+    let (mut exchanges, mut watches) = (Vec::new(), Vec::new());
+    for expected in [None, None, Some(Code::ResourceExhausted)] {
+        let (requests, sent) = mpsc::channel(1);
+        let exchange = client.exchange(ReceiverStream::new(sent)).await;
+        assert_eq!(exchange.as_ref().err().map(Status::code), expected);
+        exchanges.push((requests, exchange));
+        let watch = client.watch(v1::WatchRequest::default()).await;
+        assert_eq!(watch.as_ref().err().map(Status::code), expected);
+        watches.push(watch);
+    }
+    assert_eq!(running.metrics.operations(None, None, Err(Refusal::TooMuchUnread)), 2);
+    // The other edge has its own, and places are given back.
+    running.exchange(EDGE_TWO).await;
+    drop((exchanges, watches));
+    for attempt in 0.. {
+        let (_requests, sent) = mpsc::channel(1);
+        let exchange = client.exchange(ReceiverStream::new(sent)).await;
+        if exchange.is_ok() && client.watch(v1::WatchRequest::default()).await.is_ok() {
+            break;
+        }
+        assert!(attempt < 2000, "places of streams that have ended are not given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_foreign_key_and_no_key_are_refused_alike() {
     let running = Running::start().await;
     let mut client = running.client(EDGE_TWO);
@@ -442,6 +471,12 @@ async fn a_configuration_that_changes_while_the_key_server_starts_is_loaded() {
     assert_eq!(changed.await.unwrap(), ["ec", "rsa"]);
 }
 
+/// A peer, and the place of its one stream.
+fn with_share(peer: Peer) -> (Peer, Share<PeerIdentity>) {
+    let share = Shares::new(1).take(peer.identity.clone()).unwrap();
+    (peer, share)
+}
+
 #[tokio::test]
 async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
     let running = Running::start().await;
@@ -451,7 +486,7 @@ async fn a_change_between_identities_and_ticket_keys_is_told_with_both() {
     };
     let authorizations = changing::Sender::new(table(&[1]));
     let peer = Peer::new(EDGE_TWO.parse().unwrap(), authorizations.subscribe(), Audit::off());
-    let mut events = Watch::new(peer, false, None, &Stopping::default());
+    let mut events = Watch::new(with_share(peer), false, None, &Stopping::default());
     let mut names = async || match events.next().await.unwrap().unwrap().event.unwrap() {
         Event::Identities(told) => Some(told.identities.into_iter().map(|identity| identity.name).collect::<Vec<_>>()),
         Event::TicketKeys(_) => None,
@@ -475,7 +510,7 @@ async fn a_stream_that_nobody_reads_keeps_no_key_that_was_taken_away() {
     let key = Arc::new(key);
     let authorizations = changing::Sender::new(table(vec![key.clone()]));
     let mut peer = Peer::new(EDGE_ONE.parse().unwrap(), authorizations.subscribe(), Audit::off());
-    let mut events = Watch::new(peer.clone(), true, None, &Stopping::default());
+    let mut events = Watch::new(with_share(peer.clone()), true, None, &Stopping::default());
     assert!(events.next().await.unwrap().is_ok());
     assert!(peer.rights().is_ok());
 

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use keystead_program::channel::PeerIdentity;
+use keystead_program::share::Share;
 use keystead_proto::v1;
 use tokio::sync::watch::Receiver;
 use tokio_stream::Stream;
@@ -24,13 +26,13 @@ pub struct Watch(Pin<Box<dyn Stream<Item = Event> + Send>>);
 impl Watch {
     /// `takes_changes`: whether the edge understands them.
     pub(super) fn new(
-        peer: Peer,
+        (peer, share): (Peer, Share<PeerIdentity>),
         takes_changes: bool,
         tickets: Option<Receiver<Arc<Ratchet>>>,
         stopping: &Stopping,
     ) -> Self {
         let (stopping, next) = (stopping.clone(), Next::Identities);
-        let state = State { peer, takes_changes, told: None, tickets, stopping, next };
+        let state = State { peer, takes_changes, told: None, tickets, stopping, next, _share: share };
         tracing::info!(peer = %state.peer.identity, "watch opened");
         Self(Box::pin(futures_util::stream::unfold(state, State::event)))
     }
@@ -53,6 +55,7 @@ struct State {
     tickets: Option<Receiver<Arc<Ratchet>>>,
     stopping: Stopping,
     next: Next,
+    _share: Share<PeerIdentity>,
 }
 
 /// What the edge has to be told.

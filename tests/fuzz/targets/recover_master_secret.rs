@@ -71,7 +71,7 @@ struct Recorder {
 
 /// A lease of the edge's own.
 fn lease(leases: &Leases) -> Lease {
-    leases.lease_if(&EDGE, 1, || Ok::<_, ()>(())).unwrap().pop().unwrap()
+    leases.lease_if(&EDGE, 1, || Ok(())).unwrap().leases.pop().unwrap()
 }
 
 impl KeyTransport for Recorder {

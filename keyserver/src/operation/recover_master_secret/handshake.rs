@@ -74,6 +74,28 @@ impl<'m> Handshake<'m> {
     }
 }
 
+/// What goes on record of such a handshake, wrong or right.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    /// What the client asked for; `None` where it asked for none.
+    pub(crate) server_name: Option<String>,
+    pub(crate) server_random: Option<[u8; 32]>,
+}
+
+impl Claimed {
+    /// Reads ClientHello and ServerHello at the front of messages, as far as they are there.
+    pub(crate) fn read(messages: &[u8]) -> Self {
+        let mut messages = Messages(messages);
+        let client_hello = messages.take(HandshakeType::CLIENT_HELLO).and_then(|body| ClientHello::read(body).ok());
+        // The version comes before the random.
+        let random = |server_hello: &[u8]| server_hello.get(2..)?.first_chunk().copied();
+        Self {
+            server_name: client_hello.and_then(|client_hello| client_hello.extensions.server_name),
+            server_random: messages.take(HandshakeType::SERVER_HELLO).and_then(random),
+        }
+    }
+}
+
 /// The suite, if it is one of RSA key transport and ServerHello answers ClientHello. Extended master secret is used
 /// wherever the client offers it, so that nobody in between takes it away (RFC 7627 §5.1).
 fn agreed_suite(client: &ClientHello, server: &ServerHello) -> Option<&'static Suite> {

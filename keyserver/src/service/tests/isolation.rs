@@ -69,6 +69,9 @@ async fn isolation_of_one_edges_light_keys_from_anothers_flood_is_measured() {
         flood_rate[ROUNDS / 2]
     );
     assert!(flood_rate[0] > 0.0, "in each round there was a flood");
+    // Where nobody measures, the machine does other things besides.
+    let is_measured = std::env::var_os("KEYSTEAD_ISOLATION_SAMPLES").is_some();
+    assert!(!is_measured || flooded[1] <= 2.0 * idle[1], "p99 within twice of idle");
 }
 
 /// Microseconds from request to answer.

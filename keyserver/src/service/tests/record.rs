@@ -49,7 +49,8 @@ impl Running {
         let mut request = Conversation::good(Form::PLAIN, &self.keys[1], &lease).request();
         request.finished_record[44] ^= 1;
         let RecoverMasterSecret { lease, handshake_messages, finished_record } = request;
-        let (key_id, server_name) = (self.keys[1].key_id().0.to_vec(), "localhost".to_owned());
+        // The edge's word. What its client asked for stands in the messages.
+        let (key_id, server_name) = (self.keys[1].key_id().0.to_vec(), "other.example".to_owned());
         v1::RecoverMasterSecretRequest { key_id, lease, handshake_messages, finished_record, server_name }
     }
 }
