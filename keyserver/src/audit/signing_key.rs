@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use pkcs8::LineEnding;
+use pkcs8::der::pem::encode_string;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
@@ -35,18 +37,20 @@ impl Statement<'_> {
 pub struct SigningKey(Ed25519KeyPair);
 
 impl SigningKey {
-    /// Makes a key in `file`, for its owner alone, and returns its public part in PEM.
+    /// Makes a key in `file`, for its owner alone.
     ///
     /// # Errors
     /// [`SigningKeyError`] when there is such a file, and when it cannot be written.
-    pub fn create(file: &Path) -> Result<String, SigningKeyError> {
-        let made = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(|_| SigningKeyError::NoRandomness)?;
-        let pem = zeroize::Zeroizing::new(made.serialize_pem());
-        private_file::create(file, pem.as_bytes()).map_err(|cause| {
+    pub fn create(file: &Path) -> Result<Self, SigningKeyError> {
+        let key = Ed25519KeyPair::generate().map_err(|_| SigningKeyError::NoRandomness)?;
+        // Version 1 (RFC 5208), which OpenSSL reads too.
+        let der = key.to_pkcs8v1().map_err(|_| SigningKeyError::NoRandomness)?;
+        let text = zeroize::Zeroizing::new(pem("PRIVATE KEY", der.as_ref()));
+        private_file::create(file, text.as_bytes()).map_err(|cause| {
             let (file, exists) = (file.to_owned(), cause.kind() == io::ErrorKind::AlreadyExists);
             if exists { SigningKeyError::Exists { file } } else { SigningKeyError::Unwritable { file, cause } }
         })?;
-        Ok(made.public_key_pem())
+        Ok(Self(key))
     }
 
     /// Reads PEM: PKCS#8.
@@ -98,6 +102,11 @@ impl PublicKey {
         key.map(Self).ok_or_else(|| SigningKeyError::NotEd25519 { file: file.to_owned() })
     }
 
+    /// PEM: a SubjectPublicKeyInfo.
+    pub fn to_pem(self) -> String {
+        pem("PUBLIC KEY", &[&SPKI_PREFIX[..], &self.0].concat())
+    }
+
     /// Whether `signature`, in hexadecimal digits, is this key's over `statement`.
     pub fn verifies(&self, statement: &Statement<'_>, signature: &str) -> bool {
         let mut bytes = [0; 64];
@@ -110,6 +119,11 @@ impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex(&self.0))
     }
+}
+
+#[expect(clippy::expect_used, reason = "some tens of bytes are no more than PEM can hold")]
+fn pem(label: &str, der: &[u8]) -> String {
+    encode_string(label, LineEnding::LF, der).expect("PEM")
 }
 
 /// Why a key for checkpoints cannot be had.

@@ -36,8 +36,8 @@ impl Files {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = directory.path().join("audit.key");
-        let public = SigningKey::create(&key).unwrap();
-        fs::write(directory.path().join("audit.pub"), public).unwrap();
+        let public = SigningKey::create(&key).unwrap().public();
+        fs::write(directory.path().join("audit.pub"), public.to_pem()).unwrap();
         let settings = AuditSettings {
             directory: directory.path().join("log"),
             signing_key: Arc::new(SigningKey::read(&key).unwrap()),

@@ -17,6 +17,12 @@ pub(crate) enum Audit {
         #[arg(long, value_name = "FILE")]
         signing_key: PathBuf,
     },
+    /// Prints the public key that verifies what a key signs
+    PublicKey {
+        /// The file that `audit init` has made
+        #[arg(long, value_name = "FILE")]
+        signing_key: PathBuf,
+    },
     /// Verifies an audit log: exits with 0 if nothing was altered, with 1 and the place if something was
     Verify {
         /// The directory of the log
@@ -44,8 +50,12 @@ pub(crate) fn run(command: Audit) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match command {
         Audit::Init { signing_key } => {
-            let public_key = SigningKey::create(&signing_key).map_err(Failure::start)?;
-            write!(out, "{public_key}").map_err(Failure::start)
+            let key = SigningKey::create(&signing_key).map_err(Failure::start)?;
+            write!(out, "{}", key.public().to_pem()).map_err(Failure::start)
+        }
+        Audit::PublicKey { signing_key } => {
+            let key = SigningKey::read(&signing_key).map_err(Failure::start)?;
+            write!(out, "{}", key.public().to_pem()).map_err(Failure::start)
         }
         Audit::Verify { directory, public_key, from, expect_last } => {
             let key = PublicKey::read(&public_key).map_err(Failure::start)?;
