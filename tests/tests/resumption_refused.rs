@@ -348,6 +348,10 @@ fn with_an_edge_its_groups_ticket_keys_are_revoked() {
         assert_eq!(one.misses("unknown_generation"), before + 1);
     }
     assert_eq!(one.metric("keystead_edge_handshake_failures_total", &[("fault", "key_server")]), 2);
+    wait_until("it says that no key server knows it any longer", || {
+        client.clone().try_visit(one).unwrap_err();
+        one.failures("not_authorised") > 0
+    });
     assert!(client.resumes(two));
 }
 

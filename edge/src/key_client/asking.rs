@@ -108,9 +108,11 @@ impl<'c> Asking<'c> {
         loop {
             let signed = self.signed_by_those_up().await;
             // While key servers are restarted, none may be connected for a moment.
-            let is_lost = matches!(signed, Err(KeyServerFailure::Unreachable));
-            if !is_lost || !self.client.standing.revives(self.deadline).await {
+            if !matches!(signed, Err(KeyServerFailure::Unreachable)) {
                 return signed;
+            }
+            if !self.client.standing.revives(self.deadline).await {
+                return Err(self.client.none_stands().failure());
             }
             self.tries.clear();
             self.asked.clear();
@@ -178,8 +180,9 @@ impl<'c> Asking<'c> {
     fn begin(&mut self) -> Result<(), Fault> {
         self.client.deposit(&self.key);
         let Some(chosen) = self.choose(Purpose::First) else {
-            self.client.telemetry.key_server_failed(KeyServerFailure::Unreachable);
-            return Err(Fault::Unreachable);
+            let fault = self.client.none_stands();
+            self.client.telemetry.key_server_failed(fault.failure());
+            return Err(fault);
         };
         let halfway = self.began + (self.deadline - self.began) / 2;
         self.extra = match self.client.hedging.filter(|_| !self.is_alone()) {

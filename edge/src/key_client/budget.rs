@@ -31,6 +31,11 @@ impl Budget {
         }
     }
 
+    /// Whether a further try may be made at this moment.
+    pub(super) fn has_one(&self) -> bool {
+        self.left.load(Ordering::Relaxed) >= ONE
+    }
+
     /// Whether a further try may be made, which is taken.
     pub(super) fn withdraw(&self) -> bool {
         let less = |left: i64| (left >= ONE).then(|| left - ONE);
@@ -54,7 +59,9 @@ mod tests {
     #[test]
     fn the_reserve_is_there_at_first_and_a_share_of_requests_from_then_on() {
         let budget = Budget::new(0.2, 10);
+        assert!(budget.has_one());
         assert_eq!(withdrawals(&budget), 10);
+        assert!(!budget.has_one());
         (0..20).for_each(|_| budget.deposit());
         assert_eq!(withdrawals(&budget), 4);
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -40,6 +41,8 @@ pub(super) struct Link {
     max_in_flight: usize,
     /// The stream of requests, while there is one.
     stream: ArcSwapOption<RequestStream>,
+    /// Whether the last connection ended with the key server's word that it knows no such edge.
+    refused: AtomicBool,
     standing: Arc<Standing>,
 }
 
@@ -67,8 +70,8 @@ impl Link {
         let LinkParts { number, turn, server, channel, server_name, max_in_flight, standing } = parts;
         // Checked here, and used once an address is known.
         Connector::new(channel.clone(), server.name.clone(), Some(server_name.clone()))?;
-        let stream = ArcSwapOption::empty();
-        Ok(Self { number, server, turn, channel, server_name, max_in_flight, stream, standing })
+        let (stream, refused) = (ArcSwapOption::empty(), AtomicBool::new(false));
+        Ok(Self { number, server, turn, channel, server_name, max_in_flight, stream, refused, standing })
     }
 
     /// How the link is, for somebody with this need; `None` while it is down.
@@ -79,6 +82,11 @@ impl Link {
     /// Whether the connection stands.
     pub(super) fn is_up(&self) -> bool {
         self.stream.load().is_some()
+    }
+
+    /// Whether it is down because the key server knows no such edge.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// The stream of requests.
@@ -102,6 +110,7 @@ impl Link {
                 Err(cause) => (false, cause),
             };
             told &= !stood;
+            self.refused.store(cause.is_stranger(), Ordering::Relaxed);
             if cause.is_stranger() {
                 let (into, server) = (directory.clone(), self.server.index);
                 // Which may make the whole table anew. A panic there is told of by itself.
@@ -242,6 +251,7 @@ impl Upright {
     fn new(link: Arc<Link>, stream: Arc<RequestStream>, directory: Arc<Directory>) -> Self {
         stream.peer.link_up(Instant::now());
         link.stream.store(Some(stream.clone()));
+        link.refused.store(false, Ordering::Relaxed);
         link.standing.up();
         directory.link_up(link.server.index);
         Self { link, stream, directory }

@@ -38,6 +38,7 @@ use tokio::time::Instant;
 use crate::config::KeyServerConfig;
 use crate::directory::{Directory, ServerIndex};
 use crate::telemetry::Telemetry;
+use answer::Fault;
 use asking::Hedging;
 use breaker::Tolerance;
 use budget::Budget;
@@ -192,10 +193,21 @@ impl KeyClient {
         false
     }
 
+    /// Whether [`Self::may_try_again`] would hold at this moment.
+    fn could_try_again(&self, key: &Key) -> bool {
+        key.state.budget.has_one() && self.budget.has_one()
+    }
+
     /// There was nobody left to try.
     fn unmade_try(&self, key: &Key) {
         key.state.budget.give_back();
         self.budget.give_back();
+    }
+
+    /// Why no connection stands: each key server knows no such edge, or else they are not all to be reached.
+    fn none_stands(&self) -> Fault {
+        let all_refuse = self.links.iter().all(|link| link.is_refused());
+        if all_refuse { Fault::NotAuthorised } else { Fault::Unreachable }
     }
 
     /// The key server that a link leads to.

@@ -35,13 +35,15 @@ impl KeyClient {
         let mut asked: Option<&Arc<Link>> = None;
         loop {
             let Some(link) = self.pick_lessor(&key.state, need, asked) else {
-                if self.standing.revives(deadline).await {
+                let is_lost = self.nobody_leases() == KeyServerFailure::Unreachable;
+                if is_lost && self.standing.revives(deadline).await {
                     continue;
                 }
                 return Err(self.failed_lease(self.nobody_leases()));
             };
             let has_other = retries > 0 && self.pick_lessor(&key.state, need, Some(link)).is_some();
-            match lease_of(link, if has_other { half_way_to(deadline) } else { deadline }).await {
+            let leaves_half = has_other && self.could_try_again(&key);
+            match lease_of(link, if leaves_half { half_way_to(deadline) } else { deadline }).await {
                 Ok(leased) => return Ok(leased),
                 Err(failure) => {
                     self.failed_lease(failure);
@@ -134,7 +136,7 @@ impl KeyClient {
     fn nobody_leases(&self) -> KeyServerFailure {
         match self.links.iter().any(|link| link.is_up()) {
             true => KeyServerFailure::NotAuthorised,
-            false => KeyServerFailure::Unreachable,
+            false => self.none_stands().failure(),
         }
     }
 
