@@ -195,6 +195,9 @@ fn observe<W: Fleet>(world: &mut W, mut fault: Fault<W>, counted_until: &mut Ins
     *counted_until = course.end;
     let open = ledger.settle(course.end, SETTLE);
     let mut row = Row::of(&fault.name, &ledger, &course, world.kills());
+    if !fault.takes_an_edge_away {
+        row.expect_both_edges();
+    }
     row.edges_say = failures_since(&counted, &world.edges());
     problems.into_iter().for_each(|problem| row.complain(problem));
     if open > 0 {

@@ -94,7 +94,7 @@ fn kill_key_server(index: usize) -> Fault<World> {
 
 fn kill_edge(index: usize) -> Fault<World> {
     let inject = move |world: &mut World| world.kill_edge(index);
-    Fault::new(format!("kill-edge-{}", index + 1), HOLD, inject).repaired_by(move |world| {
+    Fault::new(format!("kill-edge-{}", index + 1), HOLD, inject).taking_an_edge_away().repaired_by(move |world| {
         let edge = world.edge(index)?;
         edge.process.start_again();
         edge.wait_edge();
@@ -118,7 +118,7 @@ fn stop_edge(index: usize) -> Fault<World> {
         world.edge(index)?.process.stop();
         Ok(())
     };
-    Fault::new(format!("stop-edge-{}", index + 1), HOLD, inject).repaired_by(move |world| {
+    Fault::new(format!("stop-edge-{}", index + 1), HOLD, inject).taking_an_edge_away().repaired_by(move |world| {
         world.edge(index)?.process.signal(Signal::CONT);
         Ok(())
     })

@@ -74,11 +74,12 @@ fn faults() -> Vec<Fault<Containers>> {
     };
     vec![
         fault("kill-key-server-1", |_| docker(&["kill", "ks1"]), |it| it.start_again("ks1")),
-        fault("kill-edge-1", |it| it.kill_edge(0), |it| it.start_again("edge1")),
+        fault("kill-edge-1", |it| it.kill_edge(0), |it| it.start_again("edge1")).taking_an_edge_away(),
         fault("pause-key-server-2", |_| docker(&["pause", "ks2"]), |_| docker(&["unpause", "ks2"])),
         fault("disconnect-key-server-3", |_| disconnect("ks3"), |it| it.connect("ks3")),
         fault("roll-key-servers", |it| it.roll(&KEY_SERVERS), |_| Ok(())),
-        fault("roll-edges", |it| it.roll(&EDGE_SERVICES), |_| Ok(())),
+        // A container that is restarted is gone for a moment, with its address.
+        fault("roll-edges", |it| it.roll(&EDGE_SERVICES), |_| Ok(())).taking_an_edge_away(),
     ]
 }
 

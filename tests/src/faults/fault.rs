@@ -10,6 +10,8 @@ pub(super) struct Fault<W> {
     pub(super) name: String,
     /// From the injection's end to the repair's beginning.
     pub(super) hold: Duration,
+    /// Whether clients go to the other edge meanwhile.
+    pub(super) takes_an_edge_away: bool,
     inject: Action<W>,
     repair: Action<W>,
 }
@@ -23,7 +25,14 @@ impl<W> Fault<W> {
         hold: Duration,
         inject: impl FnMut(&mut W) -> Result<()> + 'static,
     ) -> Self {
-        Self { name: name.into(), hold, inject: Box::new(inject), repair: Box::new(|_| Ok(())) }
+        let (inject, repair) = (Box::new(inject), Box::new(|_: &mut W| Ok(())));
+        Self { name: name.into(), hold, takes_an_edge_away: false, inject, repair }
+    }
+
+    /// It takes an edge away, or its address.
+    pub(super) fn taking_an_edge_away(mut self) -> Self {
+        self.takes_an_edge_away = true;
+        self
     }
 
     /// How it is undone. When that returns, the fleet is whole again.

@@ -126,17 +126,14 @@ impl Ledger {
         }
     }
 
-    /// The visits that were under way at some time of `window`.
-    pub(super) fn during(&self, window: Range<Instant>) -> Vec<Visit> {
-        let book = self.book();
-        book.visits.iter().filter(|visit| visit.ended >= window.start && visit.began < window.end).cloned().collect()
+    /// The visits that began in `window`: each is in one of windows that follow one another.
+    pub(super) fn during(&self, window: &Range<Instant>) -> Vec<Visit> {
+        self.book().visits.iter().filter(|visit| window.contains(&visit.began)).cloned().collect()
     }
 
     /// How long the handshakes that began in `window` took.
     pub(super) fn latencies(&self, window: &Range<Instant>) -> Vec<Duration> {
-        let book = self.book();
-        let within = book.visits.iter().filter(|visit| window.contains(&visit.began));
-        within.filter_map(|visit| Some(visit.handshake.ok()?.latency)).collect()
+        self.during(window).iter().filter_map(|visit| Some(visit.handshake.ok()?.latency)).collect()
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

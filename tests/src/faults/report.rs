@@ -33,7 +33,7 @@ impl Report {
 
     /// Whether everything holds that must; latency need not where it is tolerated.
     pub fn holds(&self, tolerates_latency: bool) -> bool {
-        let is_met = |row: &Row| row.unmet.is_empty() && (tolerates_latency || row.late.is_none());
+        let is_met = |row: &Row| row.unmet.is_empty() && (tolerates_latency || row.late.is_empty());
         self.rows.iter().all(is_met) && self.soak.iter().all(Taken::is_flat) && self.audits.iter().all(Audited::holds)
     }
 

@@ -48,8 +48,9 @@ pub struct Row {
     pub back: Option<u64>,
     /// What must hold and did not, latency apart.
     pub unmet: Vec<String>,
-    /// What is to be said of a latency that must come back to what it was and did not in time.
-    pub late: Option<String>,
+    /// What was late: a latency that must come back to what it was and did not in time, an edge that is there and that clients
+    /// did not reach within a second.
+    pub late: Vec<String>,
     /// What else there is to say.
     pub notes: Vec<String>,
 }
@@ -90,7 +91,7 @@ impl Row {
     /// What the ledger has, judged.
     pub(super) fn of(fault: &str, ledger: &Ledger, course: &Course, kills: &[Kill]) -> Self {
         let mut row = Self { fault: fault.to_owned(), back: seconds_until_normal(ledger, course), ..Self::default() };
-        for visit in ledger.during(course.counted_from..course.end) {
+        for visit in ledger.during(&(course.counted_from..course.end)) {
             row.count(&visit, kills);
         }
         row.before = Latency::of(ledger.latencies(&course.before));
@@ -108,6 +109,13 @@ impl Row {
     /// Whether everything held.
     pub fn holds(&self) -> bool {
         self.complaints().next().is_none()
+    }
+
+    /// Clients should have reached the edge that they came to first.
+    pub(super) fn expect_both_edges(&mut self) {
+        if self.elsewhere > 0 {
+            self.late.push(format!("{} clients had to go to the other edge", self.elsewhere));
+        }
     }
 
     /// Something that must hold did not.
@@ -154,8 +162,8 @@ impl Row {
         }
         match self.back {
             Some(seconds) if seconds <= BACK_WITHIN => {}
-            Some(seconds) => self.late = Some(format!("p99 back after {seconds} s only")),
-            None => self.late = Some("p99 not back to what it was".to_owned()),
+            Some(seconds) => self.late.push(format!("p99 back after {seconds} s only")),
+            None => self.late.push("p99 not back to what it was".to_owned()),
         }
     }
 }
@@ -224,6 +232,16 @@ mod tests {
             let row = row(one, &kills, start);
             assert_eq!((row.unmet.len(), row.killed), (failures, 1 - failures), "{row:?}");
         }
+    }
+
+    #[test]
+    fn clients_that_had_to_go_elsewhere_are_a_complaint_where_both_edges_are_there() {
+        let mut row = row(|_| Ok(FAST), &[], Instant::now());
+        row.expect_both_edges();
+        assert!(row.holds());
+        row.elsewhere = 1;
+        row.expect_both_edges();
+        assert!(!row.holds() && row.unmet.is_empty());
     }
 
     #[test]

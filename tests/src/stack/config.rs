@@ -182,12 +182,15 @@ pub(super) fn key_server(stack: &Builder, address: SocketAddr, metrics: SocketAd
         "listen = \"{address}\"\ncrypto = \"{crypto}\"\n[limits]\ndrain_timeout = \"2s\"\n\
          [log]\nlevel = \"debug,h2=info\"\n[metrics]\nlisten = \"{metrics}\"\n{CHANNEL}"
     );
-    if stack.keys_in_token {
+    if !stack.keys_in_token.is_empty() {
         text += &token::table();
     }
     for key_type in &stack.keys {
         let (name, stem) = (key_type.name(), key_type.stem());
-        let place = if stack.keys_in_token { token::key(*key_type) } else { format!("private_key = \"{stem}.key\"") };
+        let place = match stack.keys_in_token.contains(key_type) {
+            true => token::key(*key_type),
+            false => format!("private_key = \"{stem}.key\""),
+        };
         let key = format!("[[key]]\nname = {name:?}\n{place}\ncertificate_chain = \"{stem}.pem\"");
         text += &key;
         text += "\n";

@@ -85,7 +85,8 @@ pub struct Builder {
     key_server: Option<SocketAddr>,
     ocsp_response: Option<Vec<u8>>,
     key_transport: bool,
-    keys_in_token: bool,
+    /// Those that are in a token and in no file.
+    keys_in_token: Vec<KeyType>,
     rotation_period: Option<&'static str>,
     ticket_groups: Vec<&'static str>,
     audit: Option<Audit>,
@@ -109,7 +110,7 @@ impl Stack {
             key_server: None,
             ocsp_response: None,
             key_transport: false,
-            keys_in_token: false,
+            keys_in_token: Vec::new(),
             rotation_period: None,
             ticket_groups: Vec::new(),
             audit: None,
@@ -256,9 +257,9 @@ impl Builder {
         self
     }
 
-    /// Moves the key server's keys into a SoftHSM2 token.
-    pub fn keys_in_token(mut self) -> Self {
-        self.keys_in_token = true;
+    /// Moves these of the key server's keys into a SoftHSM2 token.
+    pub fn keys_in_token(mut self, keys: &[KeyType]) -> Self {
+        self.keys_in_token = keys.to_vec();
         self
     }
 
@@ -356,8 +357,8 @@ impl Builder {
             }
             let command = match self.audit {
                 Some(Audit::Disk { size }) => serve_with_disk("keystead-keyserver", &file, (&audit, size)),
-                Some(Audit::Directory) | None if self.keys_in_token => {
-                    token::provide(directory.path(), &file, &self.keys);
+                Some(Audit::Directory) | None if !self.keys_in_token.is_empty() => {
+                    token::provide(directory.path(), &file, &self.keys_in_token);
                     token::serve(&file, directory.path())
                 }
                 Some(Audit::Directory) | None => serve("keystead-keyserver", &file),
