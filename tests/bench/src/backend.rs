@@ -22,7 +22,7 @@ pub const SINK: &str = "/sink";
 pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
-    _program: Program,
+    pub(crate) program: Program,
 }
 
 impl Backend {
@@ -55,6 +55,6 @@ impl Backend {
         command.arg("-e").arg("stderr").arg("-c").arg(file);
         let mut program = Program::start("backend", &command, OTHER, &home)?;
         program.wait_listening(address)?;
-        Ok(Self { address, _program: program })
+        Ok(Self { address, program })
     }
 }

@@ -1,5 +1,5 @@
-//! The edge as a process, beside nginx, HAProxy and hitch: one after another in each round, so that what disturbs this
-//! machine for a while disturbs all of them.
+//! The edge as a process, beside nginx, HAProxy and hitch: one after another for each group of measures, each of them first
+//! in its turn, so that what disturbs this machine for a while disturbs all of them.
 //!
 //! CPU time is what counts: load generator, backend and key server have one processor together, and may be the first to
 //! have too little of it.
@@ -16,8 +16,9 @@ use crate::effort::Effort;
 use crate::load;
 use crate::load::plan::{Plan, Resuming};
 use crate::load::tally::{Quantiles, Summary};
+use crate::process::Program;
 use crate::table::{Better, OURS, Table};
-use crate::terminator::{Account, KeyType, Running, Site, Terminator, most_connections};
+use crate::terminator::{KeyType, Running, Site, Terminator, most_connections};
 
 /// Measures all that are installed.
 ///
@@ -30,37 +31,43 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
     let backend = Backend::start(directory)?;
     let site = Site::new(directory, backend.address)?;
     for round in 0..effort.rounds {
-        for key_type in [KeyType::Rsa, KeyType::P256] {
-            for terminator in &present {
-                effort.say(&format!("edge, round {}: {terminator}, {key_type}", round + 1));
+        for Group { name, key_type, measure } in GROUPS {
+            effort.say(&format!("edge, round {}: {name}, {key_type}", round + 1));
+            let first = round as usize % present.len();
+            for subject in present.iter().cycle().skip(first).take(present.len()).copied() {
                 // Each anew: what earlier connections left in an allocator would serve those that stand.
-                let mut measure = |what: fn(&mut Bench<'_>) -> Result<()>| {
-                    let running = site.start(*terminator, key_type)?;
-                    what(&mut Bench {
-                        effort,
-                        site: &site,
-                        running: &running,
-                        subject: *terminator,
-                        key_type,
-                        table: &mut table,
-                    })
-                };
-                measure(|bench| bench.handshakes())?;
-                if key_type == KeyType::P256 {
-                    measure(|bench| bench.resumptions())?;
-                    measure(|bench| bench.transfers())?;
-                    measure(|bench| bench.idle())?;
-                }
+                let running = site.start(subject, key_type)?;
+                let (backend, table) = (&backend, &mut table);
+                measure(&mut Bench { effort, site: &site, backend, running: &running, subject, key_type, table })?;
             }
         }
     }
     Ok(table)
 }
 
+/// What is measured of all, one after another, before the next of these is.
+#[derive(Clone, Copy)]
+struct Group {
+    name: &'static str,
+    /// Of the certificate. Which one it is matters to full handshakes alone.
+    key_type: KeyType,
+    measure: fn(&mut Bench<'_>) -> Result<()>,
+}
+
+const GROUPS: [Group; 6] = [
+    Group { name: "full handshakes", key_type: KeyType::Rsa, measure: |bench| bench.handshakes() },
+    Group { name: "full handshakes", key_type: KeyType::P256, measure: |bench| bench.handshakes() },
+    Group { name: "resumed handshakes", key_type: KeyType::P256, measure: |bench| bench.resumptions() },
+    Group { name: "streams", key_type: KeyType::P256, measure: |bench| bench.streams() },
+    Group { name: "requests", key_type: KeyType::P256, measure: |bench| bench.requests() },
+    Group { name: "idle connections", key_type: KeyType::P256, measure: |bench| bench.idle() },
+];
+
 /// One terminator under measurement.
 struct Bench<'b> {
     effort: &'b Effort,
     site: &'b Site,
+    backend: &'b Backend,
     running: &'b Running,
     subject: Terminator,
     key_type: KeyType,
@@ -74,6 +81,8 @@ struct Outcome {
     terminator: f64,
     /// Of its key server, where there is one.
     key_server: Option<f64>,
+    /// Of the backend.
+    backend: f64,
     /// Of the load generator.
     clients: f64,
 }
@@ -92,21 +101,21 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Which key there is matters to the first handshake alone.
     fn resumptions(&mut self) -> Result<()> {
         for (resumption, by) in [(Resuming::Ticket, "ticket"), (Resuming::Id, "id")] {
             let resumed = self.load(Plan { resumption, ..self.plan() })?;
-            let count = resumed.load.resumed_handshakes as f64;
-            // The first of each client is a full one.
-            if count < resumed.load.full_handshakes as f64 {
+            if resumed.load.resumed_handshakes == 0 {
                 self.table.skip(format!("edge: {} resumes no session by {by}", self.subject));
                 continue;
             }
+            let due = self.load(Plan { resumption, rate: NonZeroU32::new(HANDSHAKES), ..self.plan() })?;
+            let each = |outcome: &Outcome| outcome.load.resumed_handshakes as f64 / 1e6;
             let what = format!("resumed by {by}");
             self.note(&format!("{what}: per second"), Better::More, resumed.load.handshakes_per_second);
-            self.charge(&format!("{what}: CPU µs each"), &resumed, count / 1e6, Asks::Nobody);
-            let due = self.load(Plan { resumption, rate: NonZeroU32::new(HANDSHAKES), ..self.plan() })?;
-            self.latencies(&format!("{what}, {HANDSHAKES}/s"), due.load.handshake_milliseconds);
+            self.charge(&format!("{what}: CPU µs each"), &resumed, each(&resumed), Asks::Nobody);
+            let what = format!("{what}, {HANDSHAKES}/s");
+            self.charge(&format!("{what}: CPU µs each"), &due, each(&due), Asks::Nobody);
+            self.latencies(&what, due.load.handshake_milliseconds);
         }
         Ok(())
     }
@@ -117,7 +126,7 @@ impl Bench<'_> {
         }
     }
 
-    fn transfers(&mut self) -> Result<()> {
+    fn streams(&mut self) -> Result<()> {
         let (download, sink) = (format!("/{BULK}"), SINK.to_owned());
         for (streams, name, path, upload) in [
             (1, "one stream", &download, 0),
@@ -135,13 +144,19 @@ impl Bench<'_> {
             self.note(&format!("{name}: MB/s"), Better::More, bulk.load.bytes_per_second / 1e6);
             self.charge(&format!("{name}: CPU s per GB"), &bulk, bulk.load.bytes as f64 / 1e9, Asks::Nobody);
         }
+        Ok(())
+    }
+
+    fn requests(&mut self) -> Result<()> {
         for size in [64, 1400, 16_384] {
             let plan = || Plan { keep_alive: true, path: format!("/{size}"), ..self.plan() };
             let (kept, due) = (self.load(plan())?, self.load(Plan { rate: NonZeroU32::new(REQUESTS), ..plan() })?);
             let what = format!("{size} B, kept connections");
             self.note(&format!("{what}: requests/s"), Better::More, kept.load.requests_per_second);
             self.charge(&format!("{what}: CPU µs each"), &kept, kept.load.requests as f64 / 1e6, Asks::Nobody);
-            self.latencies(&format!("{what}, {REQUESTS}/s"), due.load.request_milliseconds);
+            let what = format!("{what}, {REQUESTS}/s");
+            self.charge(&format!("{what}: CPU µs each"), &due, due.load.requests as f64 / 1e6, Asks::Nobody);
+            self.latencies(&what, due.load.request_milliseconds);
         }
         for (size, resumption, how, asks) in [
             (64, Resuming::None, "a connection each", Asks::KeyServer),
@@ -157,8 +172,14 @@ impl Bench<'_> {
 
     /// What connections take that only stand.
     fn idle(&mut self) -> Result<()> {
-        let connections =
-            self.effort.idle_connections.min(NonZeroUsize::new(most_connections() - 100).unwrap_or(NonZeroUsize::MIN));
+        let wanted = self.effort.idle_connections;
+        let connections = wanted.min(NonZeroUsize::new(most_connections() - 100).unwrap_or(NonZeroUsize::MIN));
+        if connections < wanted {
+            self.table.skip(format!(
+                "edge: {} of {wanted} idle connections, for want of descriptors",
+                wanted.get() - connections.get()
+            ));
+        }
         let plan = Plan {
             hold: true,
             path: "/64".to_owned(),
@@ -169,15 +190,16 @@ impl Bench<'_> {
         };
         // What it has once and for all is there when it has served some.
         load::run(&Plan { connections: FEW, duration: Duration::from_secs(1), ..plan.clone() })?;
-        let before = self.running.account()?.terminator.memory_bytes;
+        let program = &self.running.program;
+        let memory = || program.taken().map(|taken| taken.memory_bytes);
+        let before = memory()?;
         let (held, during) = under_load(&plan, || {
             sleep(self.effort.idle.mul_f64(0.9));
-            self.running.account()
+            memory()
         })?;
         let count = held.requests;
         ensure!(count == connections.get() as u64, "{}: {count} connections stood: {held}", self.subject);
-        let grown = during.terminator.memory_bytes - before;
-        self.note("idle connections: memory of each, bytes", Better::Less, grown / count as f64);
+        self.note("idle connections: memory of each, bytes", Better::Less, (during - before) / count as f64);
         Ok(())
     }
 
@@ -190,11 +212,11 @@ impl Bench<'_> {
     fn load(&self, plan: Plan) -> Result<Outcome> {
         let (load, ((before, clients_before), (after, clients_after))) = under_load(&plan, || {
             sleep(plan.warm_up);
-            let before = (self.running.account()?, load::cpu_seconds());
+            let before = (self.account()?, load::cpu_seconds());
             sleep(plan.duration);
             // What it takes to find out is not the load's.
             let clients = load::cpu_seconds();
-            Ok((before, (self.running.account()?, clients)))
+            Ok((before, (self.account()?, clients)))
         })?;
         ensure!(load.failures.is_empty(), "{}: {load}", self.subject);
         // A large stream lasts as long as it does.
@@ -202,10 +224,27 @@ impl Bench<'_> {
         let overdue = load.not_begun + if is_bulk { 0 } else { load.unfinished };
         let units = load.full_handshakes + load.resumed_handshakes + load.requests;
         ensure!(overdue <= units / 100, "{}: {load}", self.subject);
-        let since = |of: fn(&Account) -> Option<f64>| Some(of(&after)? - of(&before)?);
-        let terminator = since(|it| Some(it.terminator.cpu_seconds)).unwrap_or_default();
-        let key_server = since(|it| Some(it.key_server?.cpu_seconds));
-        Ok(Outcome { load, terminator, key_server, clients: clients_after - clients_before })
+        // The first is a full one. Who resumes none at all is said not to.
+        let full_among_resumed = if load.resumed_handshakes > 0 { load.full_handshakes } else { 0 };
+        ensure!(full_among_resumed <= units / 100, "{}: {load}", self.subject);
+        Ok(Outcome {
+            load,
+            terminator: after.terminator - before.terminator,
+            key_server: after.key_server.zip(before.key_server).map(|(after, before)| after - before),
+            backend: after.backend - before.backend,
+            clients: clients_after - clients_before,
+        })
+    }
+
+    /// CPU seconds of all programs until now.
+    fn account(&self) -> Result<Account> {
+        let (running, seconds) =
+            (self.running, |program: &Program| Ok::<_, anyhow::Error>(program.taken()?.cpu_seconds));
+        Ok(Account {
+            terminator: seconds(&running.program)?,
+            key_server: running.key_server.as_ref().map(seconds).transpose()?,
+            backend: seconds(&self.backend.program)?,
+        })
     }
 
     fn note(&mut self, measure: &str, better: Better, value: f64) {
@@ -213,7 +252,7 @@ impl Bench<'_> {
     }
 
     /// What one of `count` took; of ours also with the key server, whose own part is a measure of its own if it `asks` it,
-    /// and what it took of the load generator.
+    /// and what it took of the backend and of the load generator.
     fn charge(&mut self, measure: &str, outcome: &Outcome, count: f64, asks: Asks) {
         self.note(measure, Better::Less, outcome.terminator / count);
         if let Some(key_server) = outcome.key_server.filter(|_| asks == Asks::KeyServer) {
@@ -221,8 +260,16 @@ impl Bench<'_> {
             let both = (outcome.terminator + key_server) / count;
             self.table.add(measure, Better::Less, format!("{OURS} with key server"), both);
         }
+        self.note(&format!("{measure}, backend's"), Better::Neither, outcome.backend / count);
         self.note(&format!("{measure}, load generator's"), Better::Neither, outcome.clients / count);
     }
+}
+
+/// CPU seconds that programs have taken since they began.
+struct Account {
+    terminator: f64,
+    key_server: Option<f64>,
+    backend: f64,
 }
 
 /// Runs the load, and looks at something meanwhile.

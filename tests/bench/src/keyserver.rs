@@ -3,19 +3,21 @@
 mod keys;
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use keystead_local::pki::{Deployment, KEY_SERVER_NAME};
 use keystead_program::channel::{ChannelConfig, ChannelMaterial, ClientChannel, Connector};
 use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_client::KeyServerClient;
+use keystead_tests::stack::programs;
 use keystead_tls::NamedGroup;
 use keystead_tls::crypto::FAST;
 use strum::IntoEnumIterator;
@@ -27,17 +29,22 @@ use tonic::transport::{Channel, Endpoint};
 use self::keys::{Key, Kind};
 use crate::effort::Effort;
 use crate::gokeyless::Gokeyless;
+use crate::load::cpu_seconds;
 use crate::load::tally::Latencies;
 use crate::ours::KeyServer;
 use crate::process::{MEASURED, Program, on_processor};
 use crate::table::{Better, OURS, Table};
 
+/// The key server with its audit log.
+const AUDITED: &str = "keystead with audit";
 const RAW: &str = "raw aws-lc";
 const GOKEYLESS: &str = "gokeyless";
 const EDGES: [&str; 2] = ["bench", "flood"];
 const SERVED: &str = "localhost";
 /// Requests under way at one time.
 const IN_FLIGHT: [usize; 5] = [1, 16, 64, 256, 1024];
+/// With so many under way, each finds the key server at work.
+const MANY: usize = 64;
 /// What edges have to a key server.
 const CONNECTIONS: usize = 2;
 
@@ -55,21 +62,27 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
         for kind in Kind::iter() {
             effort.say(&format!("key server, round {}: {kind}", round + 1));
             let raw = site.raw(kind, effort.length)?;
-            table.add(&format!("{kind}: signatures per CPU second"), Better::More, RAW, raw);
             for in_flight in IN_FLIGHT {
-                let answered = site.load(EDGES[0], kind, in_flight, effort.length)?;
-                note(&mut table, OURS, kind, in_flight, effort.length, &answered)?;
-                if let Some(answered) = site.load_gokeyless(kind, in_flight, effort.length)? {
-                    note(&mut table, GOKEYLESS, kind, in_flight, effort.length, &answered)?;
+                let mut note = |subject, answered: Answered| {
+                    note(&mut table, subject, &format!("{kind}, {in_flight} in flight"), effort.length, &answered)
+                };
+                note(OURS, site.load(&site.plain, EDGES[0], kind, in_flight, effort.length)?)?;
+                if in_flight == MANY {
+                    note(AUDITED, site.load(&site.audited, EDGES[0], kind, in_flight, effort.length)?)?;
                 }
+                if let Some(answered) = site.load_gokeyless(kind, in_flight, effort.length)? {
+                    note(GOKEYLESS, answered)?;
+                }
+                table.add(&format!("{kind}, {in_flight} in flight: {PER_CPU_SECOND}"), Better::More, RAW, raw);
             }
         }
         for (kind, flood) in [(Kind::P256, Kind::Rsa4096), (Kind::Rsa2048, Kind::Rsa2048)] {
             effort.say(&format!("key server, round {}: isolation, {kind}", round + 1));
-            let (idle, flooded) = site.isolation(kind, flood, effort.length)?;
+            let Isolation { alone: idle, flooded, flood_rate } = site.isolation(kind, flood, effort.length)?;
             let (alone, beside) = (format!("{kind}, one edge alone"), format!("while another floods with {flood}"));
             table.add(&format!("{alone}: p99 ms"), Better::Less, OURS, idle);
             table.add(&format!("{kind}, {beside}: p99 ms"), Better::Less, OURS, flooded);
+            table.add(&format!("{kind}, {beside}: the flood's signatures/s"), Better::Neither, OURS, flood_rate);
             table.add(&format!("{kind}, {beside}, over {alone}"), Better::Less, OURS, flooded / idle);
         }
     }
@@ -77,23 +90,12 @@ pub fn part(effort: &Effort, directory: &Path) -> Result<Table> {
 }
 
 /// Adds what came of load.
-fn note(
-    table: &mut Table,
-    subject: &str,
-    kind: Kind,
-    in_flight: usize,
-    length: Duration,
-    answered: &Answered,
-) -> Result<()> {
-    if in_flight == BUSY {
-        let measure = format!("{kind}: signatures per CPU second");
-        table.add(&measure, Better::More, subject, answered.count as f64 / answered.cpu_seconds);
-    }
+fn note(table: &mut Table, subject: &str, load: &str, length: Duration, answered: &Answered) -> Result<()> {
     let per_second = |count: u64| count as f64 / length.as_secs_f64();
-    let mut add = |what: &str, better, value| {
-        table.add(&format!("{kind}, {in_flight} in flight: {what}"), better, subject, value);
-    };
+    let mut add = |what: &str, better, value| table.add(&format!("{load}: {what}"), better, subject, value);
     add("signatures/s", Better::More, per_second(answered.count));
+    add(PER_CPU_SECOND, Better::More, answered.count as f64 / answered.cpu_seconds);
+    add("load generator's CPU µs each", Better::Neither, answered.clients * 1e6 / answered.count as f64);
     if answered.refused > 0 {
         add("refused/s", Better::Less, per_second(answered.refused));
     }
@@ -103,17 +105,38 @@ fn note(
     Ok(())
 }
 
-/// What the CPU time of a signature is taken at.
-const BUSY: usize = 64;
+const PER_CPU_SECOND: &str = "signatures per CPU second";
 
 struct Site {
     keys: HashMap<Kind, Key>,
-    address: SocketAddr,
-    program: Program,
+    plain: Server,
+    audited: Server,
     gokeyless: Option<Gokeyless>,
     directory: PathBuf,
     runtime: Runtime,
 }
+
+/// A key server that runs.
+struct Server {
+    program: Program,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it in `directory`, with these tables and [`LIMITS`].
+    fn start(directory: &Path, tables: &str) -> Result<Self> {
+        let server = KeyServer {
+            keys: Kind::iter().map(|kind| (kind.to_string(), kind.to_string())).collect(),
+            edges: &EDGES,
+            tables: &format!("{LIMITS}{tables}"),
+        };
+        let (program, address) = server.start(MEASURED, directory)?;
+        Ok(Self { program, address })
+    }
+}
+
+/// As many as are under way must find a place in a queue.
+const LIMITS: &str = "[limits]\nqueue_medium = 4096\nqueue_heavy = 4096\n";
 
 /// When answers are counted: from the one to the other.
 pub(crate) type Window = (Instant, Instant);
@@ -129,6 +152,18 @@ pub(crate) struct Answered {
     pub(crate) latencies: Latencies,
     /// CPU time of the program that answers.
     pub(crate) cpu_seconds: f64,
+    /// CPU time of those who ask.
+    clients: f64,
+}
+
+/// One edge beside another.
+struct Isolation {
+    /// The p99 of its signatures, one at a time, in milliseconds.
+    alone: f64,
+    /// The same while the other floods.
+    flooded: f64,
+    /// Signatures that the other had, each second.
+    flood_rate: f64,
 }
 
 impl Site {
@@ -137,16 +172,12 @@ impl Site {
         Deployment::serving([SERVED], EDGES).provide(&pki)?;
         let keys: HashMap<_, _> =
             Kind::iter().map(|kind| Ok((kind, kind.make(&pki.join("keyserver"))?))).collect::<Result<_>>()?;
-        let server = KeyServer {
-            keys: Kind::iter().map(|kind| (kind.to_string(), kind.to_string())).collect(),
-            edges: &EDGES,
-            tables: "[limits]\nqueue_medium = 4096\nqueue_heavy = 4096\n",
-        };
-        let (program, address) = server.start(MEASURED, directory)?;
+        let plain = Server::start(directory, "")?;
+        let audited = Server::start(&with_audit(directory)?, AUDIT)?;
         let files: Vec<_> = Kind::iter().map(|kind| pki.join(format!("keyserver/{kind}.key"))).collect();
         let gokeyless = Gokeyless::find().map(|program| Gokeyless::start(&program, &files, EDGES[0], directory));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { keys, address, program, gokeyless: gokeyless.transpose()?, directory: directory.to_owned(), runtime })
+        Ok(Self { keys, plain, audited, gokeyless: gokeyless.transpose()?, directory: directory.to_owned(), runtime })
     }
 
     fn key(&self, kind: Kind) -> Result<&Key> {
@@ -167,10 +198,10 @@ impl Site {
     }
 
     /// Keeps `in_flight` requests of an edge under way.
-    fn load(&self, edge: &str, kind: Kind, in_flight: usize, length: Duration) -> Result<Answered> {
+    fn load(&self, server: &Server, edge: &str, kind: Kind, in_flight: usize, length: Duration) -> Result<Answered> {
         let request = self.request(kind)?;
-        self.runtime.block_on(under_load(&self.program, in_flight, length, |share, window| {
-            let (connection, request) = (self.connection(edge), request.clone());
+        self.runtime.block_on(under_load(&server.program, in_flight, length, |share, window| {
+            let (connection, request) = (self.connection(server, edge), request.clone());
             async move { Stream::open(connection?).await?.keep(share, &request, window).await }
         }))
     }
@@ -186,31 +217,24 @@ impl Site {
         self.runtime.block_on(answered).map(Some)
     }
 
-    /// The p99 of one edge's signatures, one at a time, alone and while another floods with those of `flood`, in
-    /// milliseconds.
-    fn isolation(&self, kind: Kind, flood: Kind, length: Duration) -> Result<(f64, f64)> {
+    /// One edge's signatures, alone and while another keeps [`FLOOD`] of `flood` under way.
+    fn isolation(&self, kind: Kind, flood: Kind, length: Duration) -> Result<Isolation> {
         let p99 = || {
-            let answered = self.load(EDGES[0], kind, 1, length)?;
+            let answered = self.load(&self.plain, EDGES[0], kind, 1, length)?;
             Ok::<_, anyhow::Error>(answered.latencies.quantiles().context("no signature was made")?.p99)
         };
-        let idle = p99()?;
+        let alone = p99()?;
         let request = self.request(flood)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let flooding = stop.clone();
-        let end = Instant::now() + length * 3;
-        let connection = self.runtime.block_on(async { self.connection(EDGES[1]) })?;
-        let flood = self.runtime.spawn(async move {
-            let mut stream = Stream::open(connection).await?;
-            while !flooding.load(Ordering::Relaxed) && Instant::now() < end {
-                let soon = Instant::now() + Duration::from_millis(200);
-                stream.keep(FLOOD, &request, (Instant::now(), soon.min(end))).await?;
-            }
-            Ok::<_, anyhow::Error>(())
-        });
-        let flooded = p99();
-        stop.store(true, Ordering::Relaxed);
-        self.runtime.block_on(flood)??;
-        Ok((idle, flooded?))
+        let connection = self.runtime.block_on(async { self.connection(&self.plain, EDGES[1]) })?;
+        // Longer than what is measured beside it.
+        let (began, lasts) = (Instant::now(), length * 2);
+        let flood = self
+            .runtime
+            .spawn(async move { Stream::open(connection).await?.keep(FLOOD, &request, (began, began + lasts)).await });
+        let flooded = p99()?;
+        ensure!(began.elapsed() < lasts, "the flood ended before what was measured beside it");
+        let answered = self.runtime.block_on(flood)??;
+        Ok(Isolation { alone, flooded, flood_rate: answered.count as f64 / lasts.as_secs_f64() })
     }
 
     fn request(&self, kind: Kind) -> Result<v1::SignServerKeyExchangeRequest> {
@@ -226,7 +250,7 @@ impl Site {
         })
     }
 
-    fn connection(&self, edge: &str) -> Result<Channel> {
+    fn connection(&self, server: &Server, edge: &str) -> Result<Channel> {
         let config = ChannelConfig {
             certificate: "channel.pem".into(),
             private_key: "channel.key".into(),
@@ -234,10 +258,24 @@ impl Site {
         };
         let directory = self.directory.join(format!("pki/edge-{edge}"));
         let channel = ClientChannel::new(&ChannelMaterial::load(&config, &directory)?);
-        let connector = Connector::new(channel, self.address.into(), Some(KEY_SERVER_NAME.to_owned()))?;
+        let connector = Connector::new(channel, server.address.into(), Some(KEY_SERVER_NAME.to_owned()))?;
         Ok(Endpoint::from_static("http://key-server").connect_with_connector_lazy(connector))
     }
 }
+
+/// A directory below `directory`, with the same certificates and keys, for a key server with an audit log.
+fn with_audit(directory: &Path) -> Result<PathBuf> {
+    let audited = directory.join("audited");
+    fs::create_dir(&audited)?;
+    symlink(directory.join("pki"), audited.join("pki"))?;
+    let mut command = Command::new(programs::path("keystead-keyserver"));
+    let made = command.args(["audit", "init", "--signing-key"]).arg(audited.join("audit.key")).output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(audited)
+}
+
+/// The table of a key server in such a directory.
+const AUDIT: &str = "[audit]\ndirectory = \"audit\"\nsigning_key = \"audit.key\"\n";
 
 /// CPU time of this thread.
 fn thread_cpu_seconds() -> f64 {
@@ -262,10 +300,10 @@ where
     let share = |index| (index..in_flight).step_by(connections).count();
     let tasks: Vec<_> = (0..connections).map(|index| tokio::spawn(keep(share(index), window))).collect();
     tokio::time::sleep_until(window.0.into()).await;
-    let before = program.taken()?;
+    let (before, clients) = (program.taken()?.cpu_seconds, cpu_seconds());
     tokio::time::sleep_until(window.1.into()).await;
-    let after = program.taken()?;
-    let mut all = Answered { cpu_seconds: after.cpu_seconds - before.cpu_seconds, ..Answered::default() };
+    let clients = cpu_seconds() - clients;
+    let mut all = Answered { cpu_seconds: program.taken()?.cpu_seconds - before, clients, ..Answered::default() };
     for task in tasks {
         let answered = task.await??;
         all.count += answered.count;

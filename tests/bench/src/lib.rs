@@ -18,4 +18,5 @@ pub mod plot;
 pub mod process;
 pub mod standing;
 pub mod table;
+pub mod targets;
 pub mod terminator;

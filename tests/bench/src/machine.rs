@@ -1,6 +1,7 @@
 //! Where readings were taken.
 
 use std::fs;
+use std::process::Command;
 
 use serde::Serialize;
 
@@ -13,6 +14,8 @@ pub struct Machine {
     pub processors: usize,
     /// The kernel's release.
     pub kernel: String,
+    /// The compiler that is installed; `None` where there is none any longer.
+    pub rustc: Option<String>,
 }
 
 impl Machine {
@@ -26,6 +29,13 @@ impl Machine {
             processor: model.map(|(_, name)| name.to_owned()),
             processors: told.lines().filter(is_one).count(),
             kernel: kernel.trim().to_owned(),
+            rustc: version("rustc"),
         }
     }
+}
+
+/// What a program says of its version.
+pub fn version(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use strum::{Display, EnumIter, IntoEnumIterator};
 
 use crate::ours::{self, Edge, KeyServer, TICKETS, free_address};
-use crate::process::{MEASURED, OTHER, Program, Taken};
+use crate::process::{MEASURED, OTHER, Program};
 
 /// The suites that clients are measured with, and that everybody is told to serve.
 const CIPHERS: &str = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256";
@@ -80,17 +80,9 @@ pub struct Site {
 pub struct Running {
     /// Where clients go.
     pub address: SocketAddr,
-    program: Program,
-    key_server: Option<Program>,
-}
-
-/// What terminating took, apart and together.
-#[derive(Clone, Copy, Debug)]
-pub struct Account {
-    /// The terminator itself.
-    pub terminator: Taken,
-    /// The key server, where there is one.
-    pub key_server: Option<Taken>,
+    pub(crate) program: Program,
+    /// Beside the edge.
+    pub(crate) key_server: Option<Program>,
 }
 
 impl Site {
@@ -207,17 +199,6 @@ impl Site {
         let file = self.directory.join(name);
         fs::write(&file, text).with_context(|| name.to_owned())?;
         Ok(file)
-    }
-}
-
-impl Running {
-    /// What was taken since the beginning.
-    ///
-    /// # Errors
-    /// When a program has ended.
-    pub fn account(&self) -> Result<Account> {
-        let key_server = self.key_server.as_ref().map(Program::taken).transpose()?;
-        Ok(Account { terminator: self.program.taken()?, key_server })
     }
 }
 

@@ -13,6 +13,7 @@ use keystead_bench::effort::Effort;
 use keystead_bench::machine::Machine;
 use keystead_bench::process::{OTHER, stay_on};
 use keystead_bench::table::Table;
+use keystead_bench::targets::{self, Verdict};
 use keystead_bench::{criterion, distance, edge, keyserver, load, plot};
 use keystead_tests::faults::delay::HoldBack;
 use serde::Serialize;
@@ -111,9 +112,11 @@ fn measure(wanted: &Wanted) -> Result<()> {
         });
         parts.push((part.title(), table));
     }
-    let text: String = parts.iter().map(|(title, table)| format!("### {title}\n\n{}\n", table.markdown())).collect();
+    let targets = targets::verdicts(parts.iter().map(|(_, table)| table));
+    let mut text = format!("### What was wanted, and what was read\n\n{}\n", targets::markdown(&targets));
+    text.extend(parts.iter().map(|(title, table)| format!("### {title}\n\n{}\n", table.markdown())));
     write!(stdout(), "{text}")?;
-    let readings = Readings { machine: Machine::here(), parts: &parts };
+    let readings = Readings { machine: Machine::here(), targets, parts: &parts };
     wanted.json.iter().try_for_each(|file| write_to(file, &json_of(&readings)?))?;
     wanted.markdown.iter().try_for_each(|file| write_to(file, &text))?;
     wanted.svg.iter().try_for_each(|file| write_to(file, &plot::svg(&parts)?))?;
@@ -125,6 +128,7 @@ fn measure(wanted: &Wanted) -> Result<()> {
 #[derive(Serialize)]
 struct Readings<'r> {
     machine: Machine,
+    targets: Vec<Verdict>,
     /// By their titles.
     parts: &'r [(String, Table)],
 }

@@ -13,8 +13,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use keystead_bench::engine::{self, Coming, Pair, Subject};
+use keystead_bench::machine;
 use keystead_tests::signer::{self, Signer};
 use rustls::CipherSuite;
+use serde::{Deserialize, Serialize};
 
 /// Counts the engine's instructions, and compares them with those that are kept
 #[derive(Parser)]
@@ -45,6 +47,15 @@ enum Scenario {
     Open16384,
 }
 
+/// What is kept.
+#[derive(Default, Serialize, Deserialize)]
+struct Counts {
+    /// What they were counted with.
+    with: Vec<String>,
+    /// By the names of scenarios.
+    instructions: BTreeMap<String, u64>,
+}
+
 /// How much a count may differ, in hundredths: keys and signatures differ, and so does the work of some.
 const TOLERANCE: f64 = 2.0;
 
@@ -55,22 +66,23 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let file = arguments.kept.context("--kept")?;
-    let kept: BTreeMap<String, u64> = match fs::read(&file) {
+    let kept: Counts = match fs::read(&file) {
         Ok(text) => serde_json::from_slice(&text).with_context(|| file.display().to_string())?,
-        Err(_) if arguments.save => BTreeMap::new(),
+        Err(_) if arguments.save => Counts::default(),
         Err(cause) => return Err(cause).with_context(|| file.display().to_string()),
     };
-    let mut counted = BTreeMap::new();
+    let with = ["rustc", "valgrind"].into_iter().filter_map(machine::version).collect();
+    let mut counted = Counts { with, instructions: BTreeMap::new() };
     let mut differs = false;
     for scenario in Scenario::value_variants() {
         let name = scenario.to_possible_value().context("every scenario has a name")?.get_name().to_owned();
         let count = count(&name, scenario.counted())? / scenario.times();
-        let kept = kept.get(&name).copied();
+        let kept = kept.instructions.get(&name).copied();
         let percent = kept.map(|kept| (count as f64 / kept as f64 - 1.0) * 100.0);
         let verdict = percent.map_or_else(|| "not kept".to_owned(), |percent| format!("{percent:+.1} %"));
         writeln!(stdout(), "{name:<17} {count:>9}  {verdict}")?;
         differs |= percent.is_none_or(|percent| percent.abs() > TOLERANCE);
-        counted.insert(name, count);
+        counted.instructions.insert(name, count);
     }
     if arguments.save {
         fs::write(&file, serde_json::to_string_pretty(&counted)? + "\n")?;
@@ -78,6 +90,7 @@ fn main() -> Result<ExitCode> {
     }
     if differs {
         writeln!(stdout(), "Counts differ by more than {TOLERANCE} %. If that is meant: tests/bench/count --save")?;
+        writeln!(stdout(), "Kept with: {}\nHere: {}", kept.with.join(", "), counted.with.join(", "))?;
     }
     Ok(if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

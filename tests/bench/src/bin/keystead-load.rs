@@ -21,13 +21,16 @@ use keystead_bench::load::{self, plan::Plan};
 struct Arguments {
     #[command(flatten)]
     plan: Plan,
+    /// Handshakes and requests that may fail before the exit code is 1; without it, all but one may
+    #[arg(long, value_name = "N")]
+    max_failures: Option<u64>,
     /// A file for the result, as JSON; it is printed all the same
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
-    let Arguments { plan, json } = Arguments::parse();
+    let Arguments { plan, max_failures, json } = Arguments::parse();
     let summary = load::run(&plan)?.summary();
     writeln!(stdout(), "{summary}")?;
     if let Some(file) = json {
@@ -35,5 +38,9 @@ fn main() -> Result<()> {
     }
     let ended = summary.full_handshakes + summary.resumed_handshakes + summary.requests;
     ensure!(ended > 0, "nothing succeeded within the time that is counted");
+    if let Some(allowed) = max_failures {
+        let failed: u64 = summary.failures.values().sum();
+        ensure!(failed <= allowed, "{failed} failed, and no more than {allowed} may");
+    }
     Ok(())
 }
