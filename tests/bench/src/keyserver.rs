@@ -7,7 +7,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -17,7 +16,6 @@ use keystead_proto::v1;
 use keystead_proto::v1::exchange_reply::Outcome;
 use keystead_proto::v1::exchange_request::Operation;
 use keystead_proto::v1::key_server_client::KeyServerClient;
-use keystead_tests::stack::programs;
 use keystead_tls::NamedGroup;
 use keystead_tls::crypto::FAST;
 use strum::IntoEnumIterator;
@@ -31,7 +29,7 @@ use crate::effort::Effort;
 use crate::gokeyless::Gokeyless;
 use crate::load::cpu_seconds;
 use crate::load::tally::Latencies;
-use crate::ours::KeyServer;
+use crate::ours::{KeyServer, make};
 use crate::process::{MEASURED, Program, on_processor};
 use crate::table::{Better, OURS, Table};
 
@@ -268,9 +266,7 @@ fn with_audit(directory: &Path) -> Result<PathBuf> {
     let audited = directory.join("audited");
     fs::create_dir(&audited)?;
     symlink(directory.join("pki"), audited.join("pki"))?;
-    let mut command = Command::new(programs::path("keystead-keyserver"));
-    let made = command.args(["audit", "init", "--signing-key"]).arg(audited.join("audit.key")).output()?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    make(&["audit", "init", "--signing-key"], &audited.join("audit.key"))?;
     Ok(audited)
 }
 

@@ -63,11 +63,16 @@ impl KeyServer<'_> {
 /// What keeps it from being made.
 pub(crate) fn provide_tickets(directory: &Path) -> Result<()> {
     let secret = directory.join("ticket-keys.toml");
-    if !secret.exists() {
-        let program = programs::path("keystead-keyserver");
-        let made = Command::new(program).args(["init", "--state"]).arg(&secret).output()?;
-        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
+    if secret.exists() { Ok(()) } else { make(&["init", "--state"], &secret) }
+}
+
+/// Has the key server's program make a file, by the arguments that come before its name.
+///
+/// # Errors
+/// What the program says.
+pub(crate) fn make(arguments: &[&str], file: &Path) -> Result<()> {
+    let made = Command::new(programs::path("keystead-keyserver")).args(arguments).arg(file).output()?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     Ok(())
 }
 
