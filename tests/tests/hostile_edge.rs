@@ -290,13 +290,6 @@ fn a_flood_of_requests_holds_up_nobody_else() {
     nobody_suffers(&stack, &edge);
 }
 
-/// Memory of the key server, in KiB.
-fn resident(stack: &mut Stack) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", stack.key_server().pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 fn leases_that_are_not_read_take_little() {
     let (mut stack, edge) = start();
@@ -304,7 +297,7 @@ fn leases_that_are_not_read_take_little() {
         text.replace("keys = [{ name = \"p256\",", "keys = [\"rsa\", { name = \"p256\",")
     });
     wait_until("edge two may lease", || edge.lease(1).is_ok());
-    let before = resident(&mut stack);
+    let before = stack.key_server().memory("VmRSS");
     let batch = Operation::LeaseRandoms(v1::LeaseRandomsRequest { count: 512 });
     // Two gigabytes of leases, if all of them were kept until they are read.
     let streams: Vec<_> = (0..32).map(|_| edge.exchange()).collect();
@@ -318,7 +311,7 @@ fn leases_that_are_not_read_take_little() {
         stack.key_server().metric("keystead_keyserver_queue_length", &[("class", "light")]) == 0
     });
     assert!(is_served(stack.edge()));
-    let grown = resident(&mut stack).saturating_sub(before);
+    let grown = stack.key_server().memory("VmRSS").saturating_sub(before);
     assert!(grown < 100 << 10, "{grown} KiB more for leases that are not read");
     drop(streams);
     wait_until("there are leases again", || edge.lease(1).is_ok());
@@ -328,7 +321,7 @@ fn leases_that_are_not_read_take_little() {
 #[test]
 fn answers_that_are_not_read_and_streams_held_open_take_little() {
     let (mut stack, edge) = start();
-    let before = resident(&mut stack);
+    let before = stack.key_server().memory("VmRSS");
     let request = Operation::SignServerKeyExchange(honest(KeyType::P256));
     // On each, far more than may be unanswered; nothing is read.
     let streams: Vec<_> = (0..32).map(|_| edge.exchange()).collect();
@@ -343,7 +336,7 @@ fn answers_that_are_not_read_and_streams_held_open_take_little() {
     for _ in 0..10 {
         assert!(is_served(stack.edge()));
     }
-    let grown = resident(&mut stack).saturating_sub(before);
+    let grown = stack.key_server().memory("VmRSS").saturating_sub(before);
     assert!(grown < 200 << 10, "{grown} KiB more for 32 streams that are not read");
     is_on_record(&stack, "done", 1000);
     // Edge one finds its way back though the other holds its streams open.

@@ -5,7 +5,6 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints what it measured")]
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use keystead_tests::many_names::{ManyNames, name};
@@ -24,12 +23,7 @@ fn count() -> usize {
 
 /// Megabytes now, and at the most.
 fn memory(process: &Process) -> String {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-    };
-    format!("{} MB, at the most {} MB", field("VmRSS:"), field("VmHWM:"))
+    format!("{} MB, at the most {} MB", process.memory("VmRSS") / 1024, process.memory("VmHWM") / 1024)
 }
 
 /// How long `check` takes with the configuration of this part.

@@ -136,6 +136,14 @@ impl Process {
         samples.sum()
     }
 
+    /// What the field `name` of its status says of its memory, such as `VmRSS`: KiB (proc_pid_status(5)).
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process exists");
+        let field = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let value = field.and_then(|field| field.split_whitespace().next()?.parse().ok());
+        value.expect("a field in KiB")
+    }
+
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process exists").count()
