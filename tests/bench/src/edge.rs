@@ -104,8 +104,7 @@ impl Bench<'_> {
     fn resumptions(&mut self) -> Result<()> {
         for (resumption, by) in [(Resuming::Ticket, "ticket"), (Resuming::Id, "id")] {
             let resumed = self.load(Plan { resumption, ..self.plan() })?;
-            if resumed.load.resumed_handshakes == 0 {
-                self.table.skip(format!("edge: {} resumes no session by {by}", self.subject));
+            if !self.is_resumed(&resumed, by) {
                 continue;
             }
             let due = self.load(Plan { resumption, rate: NonZeroU32::new(HANDSHAKES), ..self.plan() })?;
@@ -118,6 +117,15 @@ impl Bench<'_> {
             self.latencies(&what, due.load.handshake_milliseconds);
         }
         Ok(())
+    }
+
+    /// Whether sessions were resumed; if not, the table says so.
+    fn is_resumed(&mut self, outcome: &Outcome, by: &str) -> bool {
+        let is_resumed = outcome.load.resumed_handshakes > 0;
+        if !is_resumed {
+            self.table.skip(format!("edge: {} resumes no session by {by}", self.subject));
+        }
+        is_resumed
     }
 
     fn latencies(&mut self, what: &str, of: Option<Quantiles>) {
@@ -164,6 +172,9 @@ impl Bench<'_> {
             (1400, Resuming::Ticket, "a resumed connection each", Asks::Nobody),
         ] {
             let once = self.load(Plan { requests: 1, resumption, path: format!("/{size}"), ..self.plan() })?;
+            if resumption == Resuming::Ticket && !self.is_resumed(&once, "ticket") {
+                continue;
+            }
             self.note(&format!("{size} B, {how}: requests/s"), Better::More, once.load.requests_per_second);
             self.charge(&format!("{size} B, {how}: CPU µs each"), &once, once.load.requests as f64 / 1e6, asks);
         }
